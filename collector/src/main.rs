@@ -1,0 +1,3 @@
+//! The offpath collector's program.
+
+fn main() {}
