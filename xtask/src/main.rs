@@ -1,3 +1,48 @@
-//! `cargo xtask`: everything that a person or CI runs.
+//! `cargo xtask`: everything that a person or CI runs. Each command says what is missing, and how to get it.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{artefacts, check, demo, project::Project};
+
+/// Builds, shows and tests offpath.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the plugin (target/offpath.wasm) and the collector (target/release/offpath-collector)
+    Build,
+    /// Run it all on this machine: an application, Envoy with the plugin, the collector, and traffic
+    Demo(demo::Options),
+    /// Run all checks and tests, as CI does
+    Test,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let project = Project::locate()?;
+    match command {
+        Command::Build => {
+            artefacts::build(&project)?;
+            println!("{}", artefacts::describe(&project)?);
+            Ok(())
+        }
+        Command::Demo(options) => demo::run(&project, &options),
+        Command::Test => check::run(&project),
+    }
+}

@@ -1,0 +1,170 @@
+//! Envoy's configuration for a run: a file of `envoy/`, as users copy it, with only ports and paths put in. What a test
+//! needs beyond that it changes itself, by the place's JSON pointer.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use crate::{fetch::Release, project::Project};
+
+/// How Envoy loads the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `envoy/access-logger.yaml`
+    AccessLogger,
+    /// `envoy/http-filter.yaml`
+    HttpFilter,
+}
+
+impl Mode {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AccessLogger, Self::HttpFilter];
+
+    /// The shipped file.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::AccessLogger => "access-logger.yaml",
+            Self::HttpFilter => "http-filter.yaml",
+        }
+    }
+
+    fn plugin_pointer(self) -> &'static str {
+        match self {
+            Self::AccessLogger => "/access_log/0/typed_config/config",
+            Self::HttpFilter => "/http_filters/0/typed_config/config",
+        }
+    }
+}
+
+/// The `HttpConnectionManager` of the shipped files' one listener.
+pub const HTTP_CONNECTION_MANAGER: &str =
+    "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+
+/// A whole bootstrap, as a tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    tree: Value,
+    mode: Mode,
+}
+
+impl Bootstrap {
+    /// The shipped file, listening on ports that the system chooses.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a place in it that has to be set is not there.
+    pub fn shipped(project: &Project, mode: Mode) -> anyhow::Result<Self> {
+        let tree = read_yaml(&project.envoy_folder().join(mode.file()))?;
+        let mut bootstrap = Self { tree, mode };
+        let port = "address/socket_address/port_value";
+        bootstrap.set(&format!("/admin/{port}"), json!(0))?;
+        bootstrap.set(&format!("/static_resources/listeners/0/{port}"), json!(0))?;
+        let module = project.plugin();
+        *bootstrap.plugin("/vm_config/code/local/filename")? = json!(module);
+        Ok(bootstrap)
+    }
+
+    /// Where the application and the collector are.
+    ///
+    /// # Errors
+    /// When the file has no such clusters.
+    pub fn with_servers(mut self, application: SocketAddr, collector: SocketAddr) -> anyhow::Result<Self> {
+        for (index, address) in [application, collector].into_iter().enumerate() {
+            let socket = format!(
+                "/static_resources/clusters/{index}/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address"
+            );
+            self.set(
+                &socket,
+                json!({"address": address.ip(), "port_value": address.port()}),
+            )?;
+        }
+        Ok(self)
+    }
+
+    /// As the comment in the file tells users of an older Envoy to do.
+    ///
+    /// # Errors
+    /// When the file has no filters in the collector's cluster.
+    pub fn for_release(mut self, release: Release) -> anyhow::Result<Self> {
+        if !release.compresses_upstream_requests {
+            let options = "/static_resources/clusters/1/typed_extension_protocol_options\
+                           /envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+            self.at(options)?
+                .as_object_mut()
+                .context("not an object")?
+                .remove("http_filters");
+        }
+        Ok(self)
+    }
+
+    /// Replaces the plugin's configuration.
+    ///
+    /// # Errors
+    /// When the file has no plugin.
+    pub fn with_plugin_configuration(mut self, configuration: Value) -> anyhow::Result<Self> {
+        *self.plugin("/configuration/value")? = configuration;
+        Ok(self)
+    }
+
+    /// Changes the plugin's configuration: each pair is a JSON pointer's parent keys with dots, `metrics.interval`, and
+    /// its value.
+    ///
+    /// # Errors
+    /// When the file has no plugin.
+    pub fn with_plugin_keys(mut self, keys: &[(&str, Value)]) -> anyhow::Result<Self> {
+        let configuration = self.plugin("/configuration/value")?;
+        for (path, value) in keys {
+            let mut place = &mut *configuration;
+            for key in path.split('.') {
+                place = place
+                    .as_object_mut()
+                    .with_context(|| format!("`{path}` leads through something that is no object"))?
+                    .entry(key)
+                    .or_insert_with(|| json!({}));
+            }
+            *place = value.clone();
+        }
+        Ok(self)
+    }
+
+    /// The plugin's `PluginConfig`, at a JSON pointer within it.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn plugin(&mut self, within: &str) -> anyhow::Result<&mut Value> {
+        let pointer = format!("{HTTP_CONNECTION_MANAGER}{}{within}", self.mode.plugin_pointer());
+        self.at(&pointer)
+    }
+
+    /// The value at a JSON pointer.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn at(&mut self, pointer: &str) -> anyhow::Result<&mut Value> {
+        let file = self.mode.file();
+        self.tree
+            .pointer_mut(pointer)
+            .with_context(|| format!("envoy/{file} has nothing at `{pointer}`"))
+    }
+
+    fn set(&mut self, pointer: &str, value: Value) -> anyhow::Result<()> {
+        *self.at(pointer)? = value;
+        Ok(())
+    }
+
+    /// As JSON, which Envoy reads as well as YAML.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        self.tree.to_string()
+    }
+}
+
+/// A YAML file with one document, as a tree.
+///
+/// # Errors
+/// When it cannot be read, or is not YAML.
+pub fn read_yaml(path: &Path) -> anyhow::Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("`{}` is not YAML", path.display()))
+}

@@ -1,0 +1,210 @@
+//! The collector, as a user runs it, and its query API.
+
+use std::{collections::BTreeMap, ffi::OsStr, net::SocketAddr, path::Path};
+
+use anyhow::bail;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::harness::{api::Api, process::Process, wait};
+
+/// A running collector.
+#[derive(Debug)]
+pub struct Collector {
+    process: Process,
+    otlp: SocketAddr,
+    api: Api,
+}
+
+impl Collector {
+    /// Starts the collector at `binary` with its data in `<folder>/data`, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it ends instead; the error holds its output.
+    pub async fn start(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
+        let data = folder.join("data");
+        let any_port = OsStr::new("127.0.0.1:0");
+        let arguments = [
+            "serve".as_ref(),
+            "--otlp-http".as_ref(),
+            any_port,
+            "--http".as_ref(),
+            any_port,
+            "--data".as_ref(),
+            data.as_os_str(),
+        ];
+        let mut process = Process::start("collector", binary, arguments, folder)?;
+        let (otlp, http) = wait::until("the collector listens", async || {
+            if let Some(status) = process.ended()? {
+                bail!("the collector did not start ({status}):\n{}", process.output()?);
+            }
+            let output = process.output()?;
+            Ok(listening(&output, "otlp-http").zip(listening(&output, "http")))
+        })
+        .await?;
+        Ok(Self {
+            process,
+            otlp,
+            api: Api::new(http),
+        })
+    }
+
+    /// Where OTLP is sent to.
+    #[must_use]
+    pub fn otlp(&self) -> SocketAddr {
+        self.otlp
+    }
+
+    /// The page, the metrics and the query API.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// What was received, and what became of it.
+    ///
+    /// # Errors
+    /// When the collector does not answer so.
+    pub async fn accounting(&self) -> anyhow::Result<Accounting> {
+        self.api.json("/api/accounting").await
+    }
+
+    /// All log records that match `filter` (`status=500`, or nothing), newest first, over all pages.
+    ///
+    /// # Errors
+    /// When the collector does not answer so.
+    pub async fn logs(&self, filter: &str) -> anyhow::Result<Vec<LogRecord>> {
+        let mut records = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let from = cursor.map(|cursor| {
+                format!(
+                    "&cursor={}",
+                    form_urlencoded::byte_serialize(cursor.as_bytes()).collect::<String>()
+                )
+            });
+            let page: LogPage = self
+                .api
+                .json(&format!(
+                    "/api/logs?{filter}&limit=1000{}",
+                    from.unwrap_or_default()
+                ))
+                .await?;
+            records.extend(page.records);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(records),
+            }
+        }
+    }
+
+    /// Durations over all time, by `by`: the whole of it in one step of a series.
+    ///
+    /// # Errors
+    /// When the collector does not answer so.
+    pub async fn latency(&self, query: &str) -> anyhow::Result<Vec<LatencySeries>> {
+        let answer: LatencyAnswer = self.api.json(&format!("/api/latency?{query}")).await?;
+        Ok(answer.series)
+    }
+
+    /// Everything it has written to its output.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        self.process.output()
+    }
+
+    /// Ends it, gracefully.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.process.stop().await.map(drop)
+    }
+}
+
+/// From a line such as `otlp-http listening on 127.0.0.1:4318`.
+fn listening(output: &str, what: &str) -> Option<SocketAddr> {
+    let start = format!("{what} listening on ");
+    output
+        .lines()
+        .find_map(|line| line.strip_prefix(&start))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// `/api/accounting`: records, from the first start on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[expect(missing_docs, reason = "the contract names them")]
+pub struct Accounting {
+    pub received: u64,
+    pub stored: u64,
+    pub deduplicated: u64,
+    pub dead_lettered: u64,
+    pub queued: u64,
+}
+
+/// A record of `/api/logs`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LogRecord {
+    /// The request's start, RFC 3339.
+    pub time: String,
+    /// Hexadecimal, if the request had a trace.
+    pub trace_id: Option<String>,
+    /// Hexadecimal, if the request had a trace.
+    pub span_id: Option<String>,
+    /// OTLP's severity.
+    pub severity: Value,
+    /// One readable line.
+    pub body: Value,
+    /// The sender.
+    pub resource: BTreeMap<String, Value>,
+    /// By OTLP's names.
+    pub attributes: BTreeMap<String, Value>,
+}
+
+impl LogRecord {
+    /// A parameter of the request's query.
+    #[must_use]
+    pub fn query_parameter(&self, name: &str) -> Option<String> {
+        let query = self.attributes.get("url.query")?.as_str()?;
+        form_urlencoded::parse(query.as_bytes())
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
+    }
+}
+
+#[derive(Deserialize)]
+struct LogPage {
+    records: Vec<LogRecord>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LatencyAnswer {
+    series: Vec<LatencySeries>,
+}
+
+/// A series of `/api/latency`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LatencySeries {
+    /// The value of what the series are told apart by.
+    pub key: Value,
+    /// One a step.
+    pub points: Vec<LatencyPoint>,
+}
+
+/// A step of a [`LatencySeries`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct LatencyPoint {
+    /// The step's start.
+    pub time: Value,
+    /// Requests in it.
+    pub count: u64,
+    /// Of these, how many failed.
+    pub errors: u64,
+    /// Seconds, by quantile as asked for.
+    pub quantiles: BTreeMap<String, Option<f64>>,
+}

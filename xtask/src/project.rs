@@ -1,0 +1,60 @@
+//! Where things are: the workspace's root, and the target folder that everything built, fetched or written goes to.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+/// The workspace's folders. All paths that the commands use come from here.
+#[derive(Clone, Debug)]
+pub struct Project {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Project {
+    /// Asks cargo, which knows about `CARGO_TARGET_DIR` and the configuration files.
+    ///
+    /// # Errors
+    /// When cargo cannot be run or cannot read the workspace.
+    pub fn locate() -> anyhow::Result<Self> {
+        let metadata = cargo_metadata::MetadataCommand::new()
+            .manifest_path(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+            .no_deps()
+            .exec()
+            .context("cannot ask cargo where the workspace is")?;
+        Ok(Self {
+            root: metadata.workspace_root.into_std_path_buf(),
+            target: metadata.target_directory.into_std_path_buf(),
+        })
+    }
+
+    /// The repository's root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Cargo's target folder; `target/` in the root unless `CARGO_TARGET_DIR` says otherwise.
+    #[must_use]
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The built plugin.
+    #[must_use]
+    pub fn plugin(&self) -> PathBuf {
+        self.target.join("offpath.wasm")
+    }
+
+    /// The built collector.
+    #[must_use]
+    pub fn collector(&self) -> PathBuf {
+        self.target.join("release").join("offpath-collector")
+    }
+
+    /// The YAML files that users copy.
+    #[must_use]
+    pub fn envoy_folder(&self) -> PathBuf {
+        self.root.join("envoy")
+    }
+}

@@ -1,0 +1,12 @@
+//! offpath in real Envoy. Each test has an Envoy of its own, an application behind it, and the collector, or in its place
+//! a receiver that keeps what it is sent. Both are built before, so that nothing stale is tested; Envoy is fetched once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on fails by panicking"
+)]
+
+mod configuration;
+mod proxy;

@@ -1,0 +1,130 @@
+//! Envoy with the plugin and an application behind it, made ready for one test.
+
+use std::{
+    ops::{Deref, DerefMut},
+    path::PathBuf,
+};
+
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+use xtask::{
+    artefacts,
+    fetch::{self, Release},
+    harness::{
+        bootstrap::{Bootstrap, Mode},
+        collector::Collector,
+        envoy::Envoy,
+        upstream::Upstream,
+    },
+    project::Project,
+};
+
+pub(crate) use xtask::fetch::{ENVOY_1_36, ENVOY_1_40};
+
+/// Each release in each mode: what must hold wherever the plugin runs.
+pub(crate) const EVERYWHERE: [(Release, Mode); 4] = [
+    (ENVOY_1_40, Mode::AccessLogger),
+    (ENVOY_1_40, Mode::HttpFilter),
+    (ENVOY_1_36, Mode::AccessLogger),
+    (ENVOY_1_36, Mode::HttpFilter),
+];
+
+/// The workspace, with plugin and collector built.
+pub(crate) async fn project() -> &'static Project {
+    static PROJECT: OnceCell<Project> = OnceCell::const_new();
+    PROJECT
+        .get_or_init(async || {
+            let project = Project::locate().unwrap();
+            artefacts::build(&project).unwrap();
+            for release in [ENVOY_1_40, ENVOY_1_36] {
+                fetch::envoy(&project, release).unwrap();
+            }
+            project
+        })
+        .await
+}
+
+/// A folder for one test's files, gone at its end.
+pub(crate) async fn folder() -> TempDir {
+    let parent = project().await.target().join("end-to-end");
+    std::fs::create_dir_all(&parent).unwrap();
+    TempDir::new_in(parent).unwrap()
+}
+
+/// The shipped configuration of a mode, for a release, with the plugin's keys changed.
+pub(crate) async fn bootstrap(release: Release, mode: Mode, keys: &[(&str, serde_json::Value)]) -> Bootstrap {
+    Bootstrap::shipped(project().await, mode)
+        .and_then(|bootstrap| bootstrap.for_release(release))
+        .and_then(|bootstrap| bootstrap.with_plugin_keys(keys))
+        .unwrap()
+}
+
+/// The collector, with an empty database.
+pub(crate) async fn collector(folder: &TempDir) -> Collector {
+    Collector::start(&project().await.collector(), folder.path())
+        .await
+        .unwrap()
+}
+
+/// An Envoy and its application. When a test fails, it prints Envoy's log.
+pub(crate) struct Proxy {
+    envoy: Envoy,
+    _upstream: Upstream,
+    folder: TempDir,
+}
+
+impl Proxy {
+    /// Starts both; the plugin sends to `collector`.
+    pub(crate) async fn start(
+        release: Release,
+        bootstrap: Bootstrap,
+        collector: std::net::SocketAddr,
+    ) -> Self {
+        Self::try_start(release, bootstrap, collector).await.unwrap()
+    }
+
+    /// As [`Proxy::start`], for an Envoy that may refuse to start.
+    pub(crate) async fn try_start(
+        release: Release,
+        bootstrap: Bootstrap,
+        collector: std::net::SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let binary: PathBuf = fetch::envoy(project().await, release)?;
+        let folder = folder().await;
+        let upstream = Upstream::start().await?;
+        let bootstrap = bootstrap.with_servers(upstream.address(), collector)?;
+        let envoy = Envoy::start(&binary, &bootstrap, folder.path()).await?;
+        Ok(Self {
+            envoy,
+            _upstream: upstream,
+            folder,
+        })
+    }
+
+    /// Where this test's files are.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+}
+
+impl Deref for Proxy {
+    type Target = Envoy;
+
+    fn deref(&self) -> &Envoy {
+        &self.envoy
+    }
+}
+
+impl DerefMut for Proxy {
+    fn deref_mut(&mut self) -> &mut Envoy {
+        &mut self.envoy
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("Envoy's log:\n{}", self.envoy.log().unwrap_or_default());
+        }
+    }
+}
