@@ -1,1 +1,43 @@
-//! The offpath plugin.
+//! The offpath plugin: what a proxy does with each request that it has finished.
+//!
+//! The modules, read from top to bottom, are the way of a record:
+//!
+//! 1. [`config`] says what is wanted;
+//! 2. [`capture`] turns what the host tells about a request into bytes by field;
+//! 3. [`request`] reads them as one finished request, and says how it ended;
+//! 4. [`redact`] takes out what must never be told;
+//! 5. [`measure`] counts the request into the histograms of its series;
+//! 6. [`record`] encodes it as an OTLP log record;
+//! 7. [`otlp`] is the wire format: protobuf fields, envelopes, answers;
+//! 8. [`batch`] gathers encoded records until a batch is full or old enough;
+//! 9. [`delivery`] holds sealed batches, says which to send next, and what each answer means;
+//! 10. [`ledger`] counts every record into exactly one end;
+//! 11. [`pipeline`] is all of this as one value, owned by one root context;
+//! 12. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
+//!
+//! Everything but the shell takes plain data, with time and randomness as arguments.
+
+pub mod config;
+
+pub mod capture;
+
+pub mod request;
+
+pub mod redact;
+
+pub mod measure;
+
+pub mod record;
+
+pub mod otlp;
+
+pub mod batch;
+
+pub mod delivery;
+
+pub mod ledger;
+
+pub mod pipeline;
+
+#[cfg(target_family = "wasm")]
+mod proxy;

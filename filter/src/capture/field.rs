@@ -1,0 +1,89 @@
+//! The attributes of Envoy's that the plugin knows: their names in CEL and what they are for.
+//! Source: Envoy's documentation, "Attributes".
+
+/// Something that Envoy knows about a finished request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// When the request began: unix time in nanoseconds.
+    StartTime,
+    /// From the request's first byte to the end of the response, in nanoseconds.
+    Duration,
+    /// The request's method.
+    Method,
+    /// Path and query.
+    Path,
+    /// `http` or `https`.
+    Scheme,
+    /// The request's host or authority.
+    Host,
+    /// `HTTP/1.1` and the like.
+    Protocol,
+    /// The `user-agent` header.
+    UserAgent,
+    /// The `x-request-id` header.
+    RequestId,
+    /// The `traceparent` header as it stands when the request ends.
+    Traceparent,
+    /// The request's `content-type`, which tells gRPC.
+    ContentType,
+    /// Bytes of the request, headers included.
+    RequestSize,
+    /// The response's status; 0 or nothing when there was none.
+    Status,
+    /// Why the response has this status, in Envoy's words.
+    CodeDetails,
+    /// What went wrong, as Envoy's bit mask.
+    Flags,
+    /// The gRPC status; Envoy derives one from the HTTP status for requests that are not gRPC.
+    GrpcStatus,
+    /// Bytes of the response, headers and trailers included.
+    ResponseSize,
+    /// From the first byte sent upstream to the last one received, in nanoseconds.
+    UpstreamDuration,
+    /// The client's address and port.
+    ClientAddress,
+    /// The upstream host's address and port.
+    UpstreamAddress,
+    /// The upstream cluster.
+    Cluster,
+    /// The matched route's name.
+    RouteName,
+    /// The matched virtual host's name.
+    VirtualHostName,
+}
+
+/// What a field is read for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// Log records only.
+    Logs,
+    /// Log records and histograms.
+    Both,
+}
+
+/// Every field: its attribute's name, and whether histograms need it. In the order of [`Field`].
+pub(super) const FIELDS: [(Field, &str, Use); 23] = [
+    (Field::StartTime, "request.time", Use::Both),
+    (Field::Duration, "request.duration", Use::Both),
+    (Field::Method, "request.method", Use::Both),
+    (Field::Path, "request.path", Use::Logs),
+    (Field::Scheme, "request.scheme", Use::Both),
+    (Field::Host, "request.host", Use::Logs),
+    (Field::Protocol, "request.protocol", Use::Both),
+    (Field::UserAgent, "request.useragent", Use::Logs),
+    (Field::RequestId, "request.id", Use::Logs),
+    (Field::Traceparent, "request.headers.traceparent", Use::Logs),
+    (Field::ContentType, "request.headers.content-type", Use::Both),
+    (Field::RequestSize, "request.total_size", Use::Logs),
+    (Field::Status, "response.code", Use::Both),
+    (Field::CodeDetails, "response.code_details", Use::Logs),
+    (Field::Flags, "response.flags", Use::Both),
+    (Field::GrpcStatus, "response.grpc_status", Use::Both),
+    (Field::ResponseSize, "response.total_size", Use::Logs),
+    (Field::UpstreamDuration, "response.backend_latency", Use::Both),
+    (Field::ClientAddress, "source.address", Use::Logs),
+    (Field::UpstreamAddress, "upstream.address", Use::Logs),
+    (Field::Cluster, "xds.cluster_name", Use::Both),
+    (Field::RouteName, "xds.route_name", Use::Both),
+    (Field::VirtualHostName, "xds.virtual_host_name", Use::Both),
+];

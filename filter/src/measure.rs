@@ -1,0 +1,143 @@
+//! Latency histograms of every request, by series, exported as OTLP metrics.
+//!
+//! [`crate::request`] comes in; encoded export requests go to [`crate::delivery`]. Series are bounded in number: what
+//! finds no room is measured in the overflow series, so that every request is in exactly one.
+
+mod export;
+mod histogram;
+mod series;
+
+pub use export::{Export, ExportedRequest};
+pub use histogram::{Histogram, Layout, ZERO_THRESHOLD_SECONDS};
+
+use hashbrown::HashMap;
+
+use crate::config::{Histograms, Metrics, SeriesAttributes, Temporality};
+use crate::otlp::envelope::Envelope;
+use crate::request::FinishedRequest;
+use export::{Metric, Writer};
+use series::SeriesKey;
+
+/// The histograms of one root context.
+#[derive(Debug)]
+pub struct Measurements {
+    kept: Histograms,
+    attributes: SeriesAttributes,
+    temporality: Temporality,
+    max_series: usize,
+    layout: Layout,
+    metrics: [Metric; 3],
+    series: HashMap<SeriesKey<Box<[u8]>>, Series>,
+    overflow: Option<Series>,
+    start_unix_nano: u64,
+}
+
+/// One series of each metric: they share their attributes.
+#[derive(Debug, Clone)]
+struct Series {
+    /// Encoded as a data point's attributes.
+    attributes: Vec<u8>,
+    /// In the order of [`Measurements::metrics`].
+    histograms: [Histogram; 3],
+}
+
+impl Measurements {
+    /// No measurements yet, since `now_unix_nano`. On an outbound listener the proxy is the client.
+    pub fn new(config: &Metrics, outbound: bool, now_unix_nano: u64) -> Self {
+        Self {
+            kept: config.histograms,
+            attributes: config.attributes,
+            temporality: config.temporality,
+            max_series: config.max_series,
+            layout: Layout::new(config.max_buckets),
+            metrics: Metric::all(outbound),
+            series: HashMap::new(),
+            overflow: None,
+            start_unix_nano: now_unix_nano,
+        }
+    }
+
+    /// Counts a request into the histograms of its series.
+    pub fn record(&mut self, request: &FinishedRequest<'_>) {
+        let seconds = |nano: u64| nano as f64 / 1e9;
+        let upstream = request
+            .upstream_duration_nano
+            .map(|nano| nano.min(request.duration_nano));
+        let proxy = request.duration_nano.saturating_sub(upstream.unwrap_or(0));
+        let kept = self.kept;
+        let values = [
+            kept.duration.then(|| seconds(request.duration_nano)),
+            upstream.filter(|_| kept.upstream).map(seconds),
+            kept.proxy.then(|| seconds(proxy)),
+        ];
+        let key = SeriesKey::of(request, self.attributes);
+        let (series, layout) = self.series_of(&key);
+        for (histogram, value) in series.histograms.iter_mut().zip(values) {
+            if let Some(value) = value {
+                histogram.record(layout, value);
+            }
+        }
+    }
+
+    /// Encodes all that was measured as export requests of at most `max_bytes` each. With delta temporality the
+    /// measurements start anew.
+    pub fn export(&mut self, envelope: &Envelope, max_bytes: usize, now_unix_nano: u64) -> Export {
+        let mut writer = Writer::new(
+            envelope,
+            self.temporality,
+            max_bytes,
+            self.start_unix_nano,
+            now_unix_nano,
+        );
+        for (index, metric) in self.metrics.iter().enumerate() {
+            for series in self.series.values_mut().chain(&mut self.overflow) {
+                if let Some(histogram) = series
+                    .histograms
+                    .get_mut(index)
+                    .filter(|histogram| histogram.count() > 0)
+                {
+                    histogram.settle(&self.layout);
+                    writer.point(metric, &series.attributes, histogram, &self.layout);
+                }
+            }
+        }
+        if self.temporality == Temporality::Delta {
+            self.series.clear();
+            self.overflow = None;
+            self.start_unix_nano = now_unix_nano;
+        }
+        writer.finish()
+    }
+
+    /// How many series there are of each metric, the overflow series included.
+    pub fn series_count(&self) -> usize {
+        self.series.len() + usize::from(self.overflow.is_some())
+    }
+
+    fn series_of(&mut self, key: &SeriesKey<&[u8]>) -> (&mut Series, &Layout) {
+        // One place is kept for the overflow series.
+        if self.series.len() + 1 >= self.max_series && !self.series.contains_key(key) {
+            let overflow = self
+                .overflow
+                .get_or_insert_with(|| Series::new(series::overflow_attributes()));
+            return (overflow, &self.layout);
+        }
+        let series = self
+            .series
+            .entry_ref(key)
+            .or_insert_with(|| Series::new(key.encode_attributes()));
+        (series, &self.layout)
+    }
+}
+
+impl Series {
+    fn new(attributes: Vec<u8>) -> Self {
+        Self {
+            attributes,
+            histograms: Default::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

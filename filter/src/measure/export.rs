@@ -1,0 +1,182 @@
+//! Histograms as OTLP: `ExportMetricsServiceRequest`s of exponential histograms, split at a number of bytes.
+//! Source: opentelemetry-proto, `metrics/v1/metrics.proto`.
+
+use super::histogram::{Histogram, Layout};
+use crate::config::Temporality;
+use crate::otlp::envelope::{Envelope, ITEM, OpenRequest};
+use crate::otlp::wire::{Open, put_bytes, put_header, put_uint};
+
+/// What one export of all series became.
+#[derive(Debug, Default)]
+pub struct Export {
+    /// Requests, each within the bound.
+    pub requests: Vec<ExportedRequest>,
+    /// Data points that do not fit into any request.
+    pub oversized_points: u64,
+}
+
+/// One encoded request.
+#[derive(Debug)]
+pub struct ExportedRequest {
+    /// An `ExportMetricsServiceRequest`.
+    pub body: Vec<u8>,
+    /// How many data points are in it.
+    pub points: u64,
+}
+
+/// A metric's name and description; the unit is seconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Metric {
+    name: &'static str,
+    description: &'static str,
+}
+
+impl Metric {
+    /// Whole request, the upstream's part, the proxy's part.
+    pub(super) fn all(outbound: bool) -> [Self; 3] {
+        let duration = if outbound {
+            Self {
+                name: "http.client.request.duration",
+                description: "Duration of HTTP client requests.",
+            }
+        } else {
+            Self {
+                name: "http.server.request.duration",
+                description: "Duration of HTTP server requests.",
+            }
+        };
+        let upstream = Self {
+            name: "envoy.upstream.duration",
+            description: "From the first byte sent to the upstream to the last byte received from it.",
+        };
+        let proxy = Self {
+            name: "envoy.proxy.duration",
+            description: "The part of the request's duration that was not the upstream's.",
+        };
+        [duration, upstream, proxy]
+    }
+}
+
+/// The most bytes of a metric besides its data points: texts, tags, padded lengths, the temporality.
+const METRIC_OVERHEAD_BYTES: usize = 160;
+
+/// Writes data points into requests, a new one whenever the next point does not fit.
+pub(super) struct Writer<'e> {
+    envelope: &'e Envelope,
+    temporality: Temporality,
+    max_bytes: usize,
+    start_unix_nano: u64,
+    now_unix_nano: u64,
+    done: Export,
+    body: Vec<u8>,
+    points: u64,
+    request: Option<OpenRequest>,
+    metric: Option<OpenMetric>,
+    point: Vec<u8>,
+}
+
+struct OpenMetric {
+    name: &'static str,
+    metric: Open<4>,
+    histogram: Open<4>,
+}
+
+impl<'e> Writer<'e> {
+    pub(super) fn new(
+        envelope: &'e Envelope,
+        temporality: Temporality,
+        max_bytes: usize,
+        start_unix_nano: u64,
+        now_unix_nano: u64,
+    ) -> Self {
+        Self {
+            envelope,
+            temporality,
+            max_bytes,
+            start_unix_nano,
+            now_unix_nano,
+            done: Export::default(),
+            body: Vec::new(),
+            points: 0,
+            request: None,
+            metric: None,
+            point: Vec::new(),
+        }
+    }
+
+    /// Appends one series' data point of a metric.
+    pub(super) fn point(
+        &mut self,
+        metric: &Metric,
+        attributes: &[u8],
+        histogram: &Histogram,
+        layout: &Layout,
+    ) {
+        self.point.clear();
+        self.point.extend_from_slice(attributes);
+        histogram.encode(layout, self.start_unix_nano, self.now_unix_nano, &mut self.point);
+        // A tag and a length of at most four bytes.
+        let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
+        if self.envelope.encoded_len() + needed > self.max_bytes {
+            self.done.oversized_points += 1;
+            return;
+        }
+        if self.body.len() + needed > self.max_bytes {
+            self.end_request();
+        }
+        self.open(metric);
+        put_header(&mut self.body, 1, self.point.len());
+        self.body.extend_from_slice(&self.point);
+        self.points += 1;
+    }
+
+    /// All requests.
+    pub(super) fn finish(mut self) -> Export {
+        self.end_request();
+        self.done
+    }
+
+    fn open(&mut self, metric: &Metric) {
+        if self.request.is_none() {
+            self.request = Some(self.envelope.begin(&mut self.body));
+        }
+        if self.metric.as_ref().is_some_and(|open| open.name == metric.name) {
+            return;
+        }
+        self.end_metric();
+        let open = Open::begin(&mut self.body, ITEM);
+        put_bytes(&mut self.body, 1, metric.name.as_bytes());
+        put_bytes(&mut self.body, 2, metric.description.as_bytes());
+        put_bytes(&mut self.body, 3, b"s");
+        let histogram = Open::begin(&mut self.body, 10);
+        self.metric = Some(OpenMetric {
+            name: metric.name,
+            metric: open,
+            histogram,
+        });
+    }
+
+    fn end_metric(&mut self) {
+        if let Some(open) = self.metric.take() {
+            let temporality = match self.temporality {
+                Temporality::Delta => 1,
+                Temporality::Cumulative => 2,
+            };
+            put_uint(&mut self.body, 2, temporality);
+            open.histogram.end(&mut self.body);
+            open.metric.end(&mut self.body);
+        }
+    }
+
+    fn end_request(&mut self) {
+        self.end_metric();
+        if let Some(request) = self.request.take() {
+            request.end(&mut self.body);
+            let body = std::mem::take(&mut self.body);
+            self.done.requests.push(ExportedRequest {
+                body,
+                points: std::mem::take(&mut self.points),
+            });
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The whole way of a record, as one value that belongs to one root context.
+//!
+//! The shell hands in what it captured, the time, and what became of its calls; it takes out the calls to make and the
+//! changes of the statistics. Nothing here knows a proxy.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::batch::{Batcher, SealedLogs};
+use crate::capture::{Captured, Plan};
+use crate::config::{Config, ConfigError, Temporality};
+use crate::delivery::{Delivery, SealedBatch, Signal};
+use crate::ledger::{Ledger, Reason, Stat};
+use crate::measure::Measurements;
+use crate::otlp::envelope::Envelope;
+use crate::record::Encoder;
+use crate::request::FinishedRequest;
+
+/// The name of the instrumentation scope, and of the product.
+const SCOPE_NAME: &str = "offpath";
+
+/// The plugin's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The least that a record must be able to occupy, whatever the resource takes of a batch.
+const MIN_RECORD_BYTES: usize = 512;
+
+/// A record's tag and length in a batch.
+const RECORD_OVERHEAD_BYTES: usize = 4;
+
+/// What the proxy says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    /// `node.id`; empty when unknown.
+    pub id: String,
+    /// `node.cluster`; empty when unknown.
+    pub cluster: String,
+    /// Whether the plugin sits on an outbound listener, where the proxy is the client.
+    pub outbound: bool,
+}
+
+/// One root context's way of a record.
+#[derive(Debug)]
+pub struct Pipeline {
+    config: Config,
+    plan: Plan,
+    instance_id: Uuid,
+    envelope: Envelope,
+    encoder: Encoder,
+    batcher: Batcher,
+    measurements: Measurements,
+    has_new_measurements: bool,
+    next_export_unix_nano: u64,
+    delivery: Delivery,
+    ledger: Ledger,
+    draining: bool,
+}
+
+impl Pipeline {
+    /// A pipeline without data. `random` names this instance and spreads its exports over the interval.
+    ///
+    /// # Errors
+    /// When the resource leaves no room for a record in a batch.
+    pub fn new(
+        config: Config,
+        node: &Node,
+        random: [u8; 16],
+        now_unix_nano: u64,
+    ) -> Result<Self, ConfigError> {
+        let instance_id = uuid::Builder::from_random_bytes(random).into_uuid();
+        let envelope = envelope(&config, node, instance_id);
+        let overhead = envelope.encoded_len() + RECORD_OVERHEAD_BYTES;
+        let max_record_bytes = config
+            .logs
+            .max_record_bytes
+            .min(config.batch.max_bytes.saturating_sub(overhead));
+        if max_record_bytes < MIN_RECORD_BYTES {
+            return Err(ConfigError::new(format!(
+                "configuration: `resource`: takes {overhead} of the `batch.max_bytes` of {}, allowed is what leaves {MIN_RECORD_BYTES} for a record",
+                config.batch.max_bytes
+            )));
+        }
+        let interval = nano(config.metrics.interval);
+        // Workers start in phase; the first export comes after half an interval up to a whole one.
+        let first_export = interval / 2 + interval / 2 / 256 * u64::from(random[0]);
+        Ok(Self {
+            plan: Plan::new(&config),
+            instance_id,
+            encoder: Encoder::new(&config.logs, max_record_bytes, node.outbound),
+            batcher: Batcher::new(&config.batch),
+            measurements: Measurements::new(&config.metrics, node.outbound, now_unix_nano),
+            has_new_measurements: false,
+            next_export_unix_nano: now_unix_nano.saturating_add(first_export),
+            delivery: Delivery::new(config.queue.max_bytes, config.collector.max_in_flight),
+            ledger: Ledger::default(),
+            draining: false,
+            envelope,
+            config,
+        })
+    }
+
+    /// What is asked of the host about each request.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How often [`Pipeline::tick`] wants to be called: a quarter of the batches' delay, at most each second.
+    pub fn tick_period(&self) -> Duration {
+        (self.config.batch.max_delay / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
+    /// A request has finished: counts it, and makes a record of it.
+    pub fn observe(&mut self, captured: &Captured, now_unix_nano: u64) {
+        let request = FinishedRequest::read(&self.plan, captured, now_unix_nano);
+        if self.config.metrics.enabled {
+            self.measurements.record(&request);
+            self.has_new_measurements = true;
+        }
+        if self.config.logs.enabled {
+            self.ledger.captured();
+            let encoder = &mut self.encoder;
+            let full = self.batcher.push(&self.envelope, now_unix_nano, |out| {
+                encoder.encode(&request, now_unix_nano, out)
+            });
+            self.offer_logs(full);
+        }
+    }
+
+    /// A request's values had to be fetched one by one.
+    pub fn capture_fell_back(&mut self) {
+        self.ledger.add(Stat::CaptureFallbacks, 1);
+    }
+
+    /// Time has passed: seals the open batch when it is old enough, exports the histograms when they are due.
+    pub fn tick(&mut self, now_unix_nano: u64) {
+        if self.draining {
+            self.flush(now_unix_nano);
+            return;
+        }
+        let old = self.batcher.seal_if_old(now_unix_nano, nano(self.tick_period()));
+        self.offer_logs(old);
+        if now_unix_nano >= self.next_export_unix_nano {
+            // After a pause (a machine asleep) the missed exports are not made up for.
+            let interval = nano(self.config.metrics.interval);
+            let missed = (now_unix_nano - self.next_export_unix_nano) / interval.max(1);
+            self.next_export_unix_nano += (missed + 1) * interval;
+            self.export_measurements(now_unix_nano);
+        }
+    }
+
+    /// There will be no more ticks for long: everything goes out as soon as it can.
+    pub fn drain(&mut self, now_unix_nano: u64) {
+        self.draining = true;
+        self.flush(now_unix_nano);
+    }
+
+    /// Whether a drain has nothing left to do.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.batcher.records() == 0 && !self.has_new_measurements && self.delivery.is_empty()
+    }
+
+    /// Counts all that is left as lost to the shutdown.
+    pub fn abandon(&mut self) {
+        let open = self.batcher.seal();
+        self.ledger
+            .dropped(Reason::Shutdown, open.map_or(0, |open| open.records));
+        self.delivery.abandon(&mut self.ledger);
+    }
+
+    /// The batch to send now, if any; its fate comes back by [`Pipeline::dispatched`] or [`Pipeline::refused`].
+    pub fn take_next(&mut self) -> Option<SealedBatch> {
+        self.delivery.take_next()
+    }
+
+    /// The headers of a batch's call, each `(name, value)`.
+    pub fn call_headers(&self, batch: &SealedBatch) -> Vec<(String, String)> {
+        let collector = &self.config.collector;
+        let own = [
+            (":method", "POST".to_owned()),
+            (
+                ":path",
+                format!("{}{}", collector.path_prefix, batch.signal.path()),
+            ),
+            (":authority", collector.authority.clone()),
+            ("content-type", "application/x-protobuf".to_owned()),
+            ("user-agent", format!("OTel-OTLP-Exporter-offpath/{VERSION}")),
+            (
+                "x-offpath-batch",
+                format!("{}-{}", self.instance_id, batch.sequence.unwrap_or_default()),
+            ),
+        ];
+        own.into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .chain(collector.headers.iter().cloned())
+            .collect()
+    }
+
+    /// The cluster that takes the calls.
+    pub fn cluster(&self) -> &str {
+        &self.config.collector.cluster
+    }
+
+    /// How long a call may take.
+    pub fn call_timeout(&self) -> Duration {
+        self.config.collector.timeout
+    }
+
+    /// The proxy has taken a call.
+    pub fn dispatched(&mut self, batch: SealedBatch, token: u32, now_unix_nano: u64) {
+        self.delivery
+            .dispatched(batch, token, now_unix_nano, &mut self.ledger);
+    }
+
+    /// The proxy has not taken a call.
+    pub fn refused(&mut self, batch: SealedBatch) {
+        self.delivery.refused(batch, &mut self.ledger);
+    }
+
+    /// The answer to a call, `status` being `None` when there was none. Returns how long it took, in milliseconds.
+    pub fn answered(
+        &mut self,
+        token: u32,
+        status: Option<u16>,
+        body: &[u8],
+        now_unix_nano: u64,
+    ) -> Option<u64> {
+        let took_nano = self
+            .delivery
+            .answered(token, status, body, now_unix_nano, &mut self.ledger)?;
+        Some(took_nano / 1_000_000)
+    }
+
+    /// The counts.
+    pub fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    fn flush(&mut self, now_unix_nano: u64) {
+        let open = self.batcher.seal();
+        self.offer_logs(open);
+        if self.has_new_measurements {
+            self.export_measurements(now_unix_nano);
+        }
+    }
+
+    fn offer_logs(&mut self, sealed: Option<SealedLogs>) {
+        if let Some(SealedLogs { body, records }) = sealed {
+            self.delivery.offer(Signal::Logs, body, records, &mut self.ledger);
+        }
+    }
+
+    fn export_measurements(&mut self, now_unix_nano: u64) {
+        let superseded_by_next = self.config.metrics.temporality == Temporality::Cumulative;
+        self.delivery.supersede_waiting_metrics(&mut self.ledger);
+        let export = self
+            .measurements
+            .export(&self.envelope, self.config.batch.max_bytes, now_unix_nano);
+        self.has_new_measurements = false;
+        self.ledger
+            .add(Stat::PointsDropped(Reason::Oversized), export.oversized_points);
+        for request in export.requests {
+            self.delivery.offer(
+                Signal::Metrics { superseded_by_next },
+                request.body,
+                request.points,
+                &mut self.ledger,
+            );
+        }
+    }
+}
+
+/// The resource: what the user says, what the proxy says, and which instance this is, which nobody else may say: two
+/// writers of one stream would spoil it.
+fn envelope(config: &Config, node: &Node, instance_id: Uuid) -> Envelope {
+    let mut resource = config.resource.clone();
+    let service_name = if node.cluster.is_empty() {
+        "envoy"
+    } else {
+        &node.cluster
+    };
+    resource
+        .entry("service.name".to_owned())
+        .or_insert_with(|| service_name.to_owned());
+    if !node.id.is_empty() {
+        resource
+            .entry("envoy.node.id".to_owned())
+            .or_insert_with(|| node.id.clone());
+    }
+    resource.insert("service.instance.id".to_owned(), instance_id.to_string());
+    Envelope::new(
+        resource.iter().map(|(key, value)| (key.as_str(), value.as_str())),
+        SCOPE_NAME,
+        VERSION,
+    )
+}
+
+fn nano(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! One configured root context: the pipeline, and the host calls that feed it and that carry out what it says.
+
+use std::time::Duration;
+
+use log::{error, info, warn};
+
+use super::host::{self, Expression, Statistics};
+use crate::capture::Captured;
+use crate::config::{Config, ConfigError};
+use crate::pipeline::{Node, Pipeline};
+
+/// The most of an answer's body that is read: a partial success is far smaller.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// A configured root context.
+pub(super) struct Plugin {
+    pipeline: Pipeline,
+    expression: Option<Expression>,
+    statistics: Statistics,
+    captured: Captured,
+    drain_is_reported: bool,
+}
+
+impl Plugin {
+    /// Defines everything and does nothing else: this also runs where there will never be a request.
+    pub(super) fn configure(configuration: &[u8]) -> Result<Self, ConfigError> {
+        let config = Config::parse(configuration)?;
+        let mut random = [0; 16];
+        if let Err(reason) = getrandom::fill(&mut random) {
+            // Only uniqueness suffers, and the time is nearly as good.
+            error!("no randomness from the host ({reason}): the instance is named by the time");
+            random[..8].copy_from_slice(&host::now_unix_nano().to_le_bytes());
+        }
+        let node = Node {
+            id: host::text_property(b"node\0id"),
+            cluster: host::text_property(b"node\0cluster"),
+            outbound: host::is_outbound(),
+        };
+        let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
+        let expression = Expression::create(pipeline.plan().expression());
+        if expression.is_none() {
+            warn!("the host does not evaluate expressions: values are fetched one by one, which costs more");
+        }
+        host::set_tick_period(pipeline.tick_period());
+        Ok(Self {
+            pipeline,
+            expression,
+            statistics: Statistics::define(),
+            captured: Captured::default(),
+            drain_is_reported: false,
+        })
+    }
+
+    /// The current stream has finished.
+    pub(super) fn log(&mut self) {
+        self.capture();
+        self.pipeline.observe(&self.captured, host::now_unix_nano());
+        self.tell_statistics();
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.pipeline.tick(host::now_unix_nano());
+        self.tell_statistics();
+    }
+
+    /// Makes all calls that may be made now. Only in a hook of the root context.
+    pub(super) fn send(&mut self) {
+        while let Some(batch) = self.pipeline.take_next() {
+            let headers = self.pipeline.call_headers(&batch);
+            match host::dispatch(
+                self.pipeline.cluster(),
+                &headers,
+                &batch.body,
+                self.pipeline.call_timeout(),
+            ) {
+                Some(token) => self.pipeline.dispatched(batch, token, host::now_unix_nano()),
+                None => self.pipeline.refused(batch),
+            }
+        }
+        self.tell_statistics();
+    }
+
+    pub(super) fn answered(&mut self, token: u32, headers: usize, body_size: usize) {
+        // A reset or a time-out has no headers at all, and asking for one would be an error.
+        let status = if headers == 0 { None } else { host::answer_status() };
+        let body = host::answer_body(body_size.min(MAX_ANSWER_BYTES));
+        if let Some(took_ms) = self
+            .pipeline
+            .answered(token, status, &body, host::now_unix_nano())
+        {
+            self.statistics.record_export(Duration::from_millis(took_ms));
+        }
+        self.tell_statistics();
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.pipeline.drain(host::now_unix_nano());
+        self.tell_statistics();
+    }
+
+    pub(super) fn is_drained(&mut self) -> bool {
+        let drained = self.pipeline.is_drained();
+        // `on_done` answers it itself; the host must not be told a second time.
+        self.drain_is_reported |= drained;
+        drained
+    }
+
+    /// Tells the host once that it may delete this root context, after a drain that took longer than `on_done`.
+    pub(super) fn finish_drain(&mut self) {
+        if !self.drain_is_reported && self.is_drained() {
+            info!("drained");
+            host::done();
+        }
+    }
+
+    /// This root context will do nothing any more.
+    pub(super) fn end(&mut self) {
+        self.pipeline.abandon();
+        self.tell_statistics();
+        if let Some(expression) = self.expression.take() {
+            expression.delete();
+        }
+    }
+
+    /// All values in one call, or else one by one.
+    fn capture(&mut self) {
+        let plan = self.pipeline.plan();
+        let slots = plan.property_paths().len();
+        let listed = self.expression.as_ref().and_then(Expression::evaluate);
+        if listed.is_some_and(|answer| self.captured.take_list(answer, slots).is_ok()) {
+            return;
+        }
+        self.captured.clear();
+        for path in plan.property_paths() {
+            self.captured.push(host::property(path).as_deref());
+        }
+        self.pipeline.capture_fell_back();
+    }
+
+    fn tell_statistics(&mut self) {
+        self.pipeline
+            .ledger()
+            .take_changes(|stat, change| self.statistics.add(stat, change));
+    }
+}

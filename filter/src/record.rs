@@ -1,0 +1,332 @@
+//! One finished request as an OTLP `LogRecord`, encoded straight into a batch's buffer.
+//!
+//! [`crate::request`] comes in; bytes go to [`crate::batch`]. A record never exceeds its bound: long values are cut at
+//! a character's boundary, attributes that find no room are left out and counted in `dropped_attributes_count`, and
+//! in both cases `offpath.truncated` says so. What matters most comes first, so that it is cut last.
+//! Sources: opentelemetry-proto, `logs/v1/logs.proto`; OpenTelemetry's semantic conventions 1.44.0 for HTTP and RPC.
+
+mod budget;
+
+use std::fmt::Write;
+
+use crate::capture::Field;
+use crate::config::{ClientAddress, Logs};
+use crate::otlp::attribute::{put_bool, put_f64, put_int, put_one_str_array, put_str};
+use crate::otlp::envelope::ITEM;
+use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
+use crate::redact;
+use crate::request::{FinishedRequest, Method};
+use budget::{Budget, cut};
+
+/// Field numbers of `LogRecord`.
+mod log_record {
+    pub(super) const TIME_UNIX_NANO: u32 = 1;
+    pub(super) const SEVERITY_NUMBER: u32 = 2;
+    pub(super) const SEVERITY_TEXT: u32 = 3;
+    pub(super) const BODY: u32 = 5;
+    pub(super) const ATTRIBUTES: u32 = 6;
+    pub(super) const DROPPED_ATTRIBUTES_COUNT: u32 = 7;
+    pub(super) const FLAGS: u32 = 8;
+    pub(super) const TRACE_ID: u32 = 9;
+    pub(super) const SPAN_ID: u32 = 10;
+    pub(super) const OBSERVED_TIME_UNIX_NANO: u32 = 11;
+    pub(super) const EVENT_NAME: u32 = 12;
+}
+
+/// The most bytes of single values, whatever room there is.
+mod max_bytes {
+    pub(super) const PATH: usize = 2048;
+    pub(super) const QUERY: usize = 2048;
+    pub(super) const USER_AGENT: usize = 512;
+    pub(super) const HEADER: usize = 256;
+    pub(super) const TEXT: usize = 256;
+}
+
+/// Encodes records as the configuration wants them.
+#[derive(Debug)]
+pub struct Encoder {
+    max_record_bytes: usize,
+    client_address: ClientAddress,
+    request_headers: Vec<Header>,
+    response_headers: Vec<Header>,
+    event_name: &'static str,
+    duration_key: &'static str,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Header {
+    key: String,
+    is_credential: bool,
+}
+
+impl Encoder {
+    /// For records of at most `max_record_bytes`, which may be less than the configuration allows but is 512 or more.
+    /// On an outbound listener the proxy is the client.
+    pub fn new(config: &Logs, max_record_bytes: usize, outbound: bool) -> Self {
+        let headers = |side, names: &[String]| {
+            let header = |name: &String| Header {
+                key: format!("http.{side}.header.{name}"),
+                is_credential: redact::is_credential_header(name),
+            };
+            names.iter().map(header).collect()
+        };
+        Self {
+            max_record_bytes,
+            client_address: config.client_address,
+            request_headers: headers("request", &config.request_headers),
+            response_headers: headers("response", &config.response_headers),
+            event_name: if outbound {
+                "http.client.request"
+            } else {
+                "http.server.request"
+            },
+            duration_key: if outbound {
+                "http.client.request.duration"
+            } else {
+                "http.server.request.duration"
+            },
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Appends the record of `request` to `out`, as an item of a request's scope.
+    pub fn encode(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, out: &mut Vec<u8>) {
+        let record = Open::<3>::begin(out, ITEM);
+        let mut record_out = RecordWriter {
+            budget: Budget::new(out.len(), self.max_record_bytes),
+            out,
+        };
+        record_out.times_and_ids(request, now_unix_nano, self.event_name);
+        record_out.body(request, self.max_record_bytes / 4);
+        self.attributes(request, &mut record_out);
+        record_out.finish();
+        record.end(out);
+    }
+
+    fn attributes(&mut self, request: &FinishedRequest<'_>, out: &mut RecordWriter<'_>) {
+        let outcome = &request.outcome;
+        let (path, query) = request.path_and_query();
+        out.str("http.request.method", request.method.as_str());
+        if let Some(status) = outcome.status {
+            out.int("http.response.status_code", u64::from(status));
+        }
+        out.f64(self.duration_key, request.duration_nano as f64 / 1e9);
+        if let Some(error_type) = outcome.error_type {
+            error_type.with_str(|text| out.str("error.type", text));
+        }
+        if let Some(status) = outcome.grpc_status {
+            out.str("rpc.system.name", "grpc");
+            out.str("rpc.response.status_code", status.as_str());
+        }
+        if let Some(scheme) = request.scheme {
+            out.str("url.scheme", scheme.as_str());
+        }
+        if let Some(version) = request.protocol_version {
+            out.str("network.protocol.version", version.as_str());
+        }
+        if let Some(upstream) = request.upstream_duration_nano {
+            out.f64("envoy.upstream.duration", upstream as f64 / 1e9);
+        }
+        out.counts(request);
+        out.text("url.path", path, max_bytes::PATH);
+        out.flags(request);
+        out.text(
+            "envoy.response.code_details",
+            request.bytes(Field::CodeDetails),
+            max_bytes::TEXT,
+        );
+        out.text(
+            "envoy.upstream.cluster",
+            request.bytes(Field::Cluster),
+            max_bytes::TEXT,
+        );
+        out.text(
+            "envoy.upstream.address",
+            request.bytes(Field::UpstreamAddress),
+            max_bytes::TEXT,
+        );
+        out.text(
+            "envoy.route.name",
+            request.bytes(Field::RouteName),
+            max_bytes::TEXT,
+        );
+        out.text(
+            "envoy.request.id",
+            request.bytes(Field::RequestId),
+            max_bytes::TEXT,
+        );
+        if let Some(address) =
+            redact::client_address(request.bytes(Field::ClientAddress), self.client_address)
+        {
+            out.text("client.address", address.as_bytes(), max_bytes::TEXT);
+        }
+        out.server(request.bytes(Field::Host));
+        if request.method == Method::Other {
+            out.text(
+                "http.request.method_original",
+                request.bytes(Field::Method),
+                max_bytes::TEXT,
+            );
+        }
+        if let Some(query) = query.filter(|query| !query.is_empty()) {
+            self.scratch.clear();
+            redact::query(query, &mut self.scratch);
+            out.text("url.query", &self.scratch, max_bytes::QUERY);
+        }
+        out.text(
+            "user_agent.original",
+            request.bytes(Field::UserAgent),
+            max_bytes::USER_AGENT,
+        );
+        for (index, header) in self.request_headers.iter().enumerate() {
+            out.header(header, request.request_header(index));
+        }
+        for (index, header) in self.response_headers.iter().enumerate() {
+            out.header(header, request.response_header(index));
+        }
+    }
+}
+
+/// A record that is being written, within its budget.
+struct RecordWriter<'o> {
+    out: &'o mut Vec<u8>,
+    budget: Budget,
+}
+
+impl RecordWriter<'_> {
+    /// Everything of fixed size; about 130 bytes.
+    fn times_and_ids(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, event_name: &str) {
+        let severity = request.outcome.severity();
+        put_fixed64(self.out, log_record::TIME_UNIX_NANO, request.start_unix_nano);
+        put_fixed64(self.out, log_record::OBSERVED_TIME_UNIX_NANO, now_unix_nano);
+        put_uint(self.out, log_record::SEVERITY_NUMBER, severity.number());
+        put_bytes(self.out, log_record::SEVERITY_TEXT, severity.text().as_bytes());
+        put_bytes(self.out, log_record::EVENT_NAME, event_name.as_bytes());
+        if let Some(context) = request.trace_context() {
+            put_bytes(self.out, log_record::TRACE_ID, &context.trace_id);
+            put_bytes(self.out, log_record::SPAN_ID, &context.span_id);
+            put_fixed32(self.out, log_record::FLAGS, u32::from(context.flags));
+        }
+    }
+
+    /// One line for people, `GET /orders/7 200 12ms`: the path is cut to fit `max_len` bytes.
+    fn body(&mut self, request: &FinishedRequest<'_>, max_len: usize) {
+        const REST_MAX_BYTES: usize = 48;
+        let path = String::from_utf8_lossy(request.path_and_query().0);
+        let path = cut(&path, max_bytes::PATH.min(max_len.saturating_sub(REST_MAX_BYTES)));
+        let mut line = String::with_capacity(path.len() + REST_MAX_BYTES);
+        let _ = write!(
+            line,
+            "{} {} ",
+            request.method.as_str(),
+            if path.is_empty() { "-" } else { path }
+        );
+        let _ = match request.outcome.status {
+            Some(status) => write!(line, "{status} "),
+            None => write!(line, "- "),
+        };
+        let _ = write!(line, "{}ms", request.duration_nano / 1_000_000);
+        put_header(self.out, log_record::BODY, bytes_field_len(line.len()));
+        put_bytes(self.out, 1, line.as_bytes());
+    }
+
+    fn str(&mut self, key: &str, value: &str) {
+        self.text(key, value.as_bytes(), max_bytes::TEXT);
+    }
+
+    fn int(&mut self, key: &str, value: u64) {
+        if self.budget.admits(self.out, key, 10) {
+            put_int(self.out, log_record::ATTRIBUTES, key, value);
+        }
+    }
+
+    fn f64(&mut self, key: &str, value: f64) {
+        if self.budget.admits(self.out, key, 8) {
+            put_f64(self.out, log_record::ATTRIBUTES, key, value);
+        }
+    }
+
+    /// Any bytes: what is not UTF-8 becomes U+FFFD. An empty value is an attribute without a value, and left out.
+    fn text(&mut self, key: &str, value: &[u8], max_len: usize) {
+        if value.is_empty() {
+            return;
+        }
+        // What lies far beyond the bound need not be looked at; one more byte shows that something was cut.
+        let text = String::from_utf8_lossy(value.get(..=max_len).unwrap_or(value));
+        if let Some(text) = self.budget.fit(self.out, key, &text, max_len) {
+            put_str(self.out, log_record::ATTRIBUTES, key, text);
+        }
+    }
+
+    fn header(&mut self, header: &Header, value: &[u8]) {
+        if value.is_empty() {
+            return;
+        }
+        let value = if header.is_credential {
+            redact::REDACTED.as_bytes()
+        } else {
+            value
+        };
+        let text = String::from_utf8_lossy(value.get(..=max_bytes::HEADER).unwrap_or(value));
+        if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_bytes::HEADER) {
+            put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
+        }
+    }
+
+    fn counts(&mut self, request: &FinishedRequest<'_>) {
+        for (key, field) in [
+            ("http.request.size", Field::RequestSize),
+            ("http.response.size", Field::ResponseSize),
+        ] {
+            if let Some(count) = request.count(field) {
+                self.int(key, count);
+            }
+        }
+    }
+
+    fn flags(&mut self, request: &FinishedRequest<'_>) {
+        if request.outcome.flags.is_empty() {
+            return;
+        }
+        let mut names = String::new();
+        for name in request.outcome.flags.names() {
+            let _ = write!(names, "{}{name}", if names.is_empty() { "" } else { "," });
+        }
+        self.str("envoy.response.flags", &names);
+    }
+
+    /// `host`, `host:port`, `[ip6]`, `[ip6]:port`.
+    fn server(&mut self, authority: &[u8]) {
+        let port_at = authority.iter().rposition(|&byte| byte == b':').filter(|&at| {
+            let digits = authority.get(at + 1..).unwrap_or_default();
+            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
+        });
+        let host = port_at.and_then(|at| authority.get(..at)).unwrap_or(authority);
+        let host = host
+            .strip_prefix(b"[")
+            .and_then(|host| host.strip_suffix(b"]"))
+            .unwrap_or(host);
+        self.text("server.address", host, max_bytes::TEXT);
+        let port = port_at.and_then(|at| str::from_utf8(authority.get(at + 1..)?).ok()?.parse::<u16>().ok());
+        if let Some(port) = port {
+            self.int("server.port", u64::from(port));
+        }
+    }
+
+    fn finish(self) {
+        if self.budget.was_exceeded() {
+            put_bool(self.out, log_record::ATTRIBUTES, "offpath.truncated", true);
+            if self.budget.left_out() > 0 {
+                put_uint(
+                    self.out,
+                    log_record::DROPPED_ATTRIBUTES_COUNT,
+                    self.budget.left_out(),
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

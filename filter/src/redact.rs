@@ -1,0 +1,206 @@
+//! What must never be told, and is taken out before anything is encoded: values of query parameters that carry
+//! secrets, values of headers that carry credentials, and as much of the client's address as the user wants hidden.
+//!
+//! Bytes from outside come in, bytes that may be told go to [`crate::record`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::config::ClientAddress;
+
+/// What stands in place of a value.
+pub const REDACTED: &str = "REDACTED";
+
+/// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
+/// that clients use for tokens and passwords.
+const SECRET_QUERY_PARAMS: [&str; 25] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "awsaccesskeyid",
+    "client_secret",
+    "code",
+    "id_token",
+    "jwt",
+    "key",
+    "passwd",
+    "password",
+    "refresh_token",
+    "secret",
+    "session",
+    "sessionid",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+    "x-ms-signature",
+];
+
+/// Headers whose values are credentials, in lower case.
+const CREDENTIAL_HEADERS: [&str; 7] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-forwarded-client-cert",
+];
+
+/// Whether a header's value is only ever told as [`REDACTED`]. `name` is in lower case.
+pub fn is_credential_header(name: &str) -> bool {
+    CREDENTIAL_HEADERS.contains(&name)
+}
+
+/// Appends `query` to `out` with the values of secret parameters replaced; keys, order and separators stay.
+pub fn query(query: &[u8], out: &mut Vec<u8>) {
+    for part in query.split_inclusive(|&byte| byte == b'&' || byte == b';') {
+        let (pair, separator) = match part.split_last() {
+            Some((b'&' | b';', pair)) => (pair, part.get(pair.len()..).unwrap_or_default()),
+            _ => (part, &[][..]),
+        };
+        match pair.iter().position(|&byte| byte == b'=') {
+            Some(at) if is_secret_param(pair.get(..at).unwrap_or_default()) => {
+                out.extend_from_slice(pair.get(..=at).unwrap_or_default());
+                out.extend_from_slice(REDACTED.as_bytes());
+            }
+            _ => out.extend_from_slice(pair),
+        }
+        out.extend_from_slice(separator);
+    }
+}
+
+/// Compares a parameter's name as a server would read it: percent-decoded, whatever its case.
+fn is_secret_param(name: &[u8]) -> bool {
+    // No listed name is longer, and an encoded one takes at most three bytes a byte.
+    const MAX_ENCODED_LEN: usize = 3 * 32;
+    if name.len() > MAX_ENCODED_LEN {
+        return false;
+    }
+    let mut decoded = [0u8; MAX_ENCODED_LEN];
+    let mut len = 0;
+    let mut bytes = name.iter();
+    while let Some(&byte) = bytes.next() {
+        let byte = match (byte, bytes.as_slice()) {
+            (b'+', _) => b' ',
+            (b'%', &[high, low, ..]) => match (hex_digit(high), hex_digit(low)) {
+                (Some(high), Some(low)) => {
+                    bytes.nth(1);
+                    high << 4 | low
+                }
+                _ => byte,
+            },
+            _ => byte,
+        };
+        if let Some(place) = decoded.get_mut(len) {
+            *place = byte.to_ascii_lowercase();
+            len += 1;
+        }
+    }
+    let decoded = decoded.get(..len).unwrap_or_default();
+    // `a[token]=` and `user.token=` are other names; blanks around a name are not.
+    let decoded = decoded.trim_ascii();
+    SECRET_QUERY_PARAMS
+        .iter()
+        .any(|secret| secret.as_bytes() == decoded)
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    (byte as char)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// The part of a client's address that may be told: `address` is Envoy's, `ip:port` or `[ip6]:port`; the port goes.
+/// What is no IP address (a Unix socket's path) is told only in full.
+pub fn client_address(address: &[u8], how: ClientAddress) -> Option<String> {
+    let text = str::from_utf8(address).ok()?;
+    let ip = match text.rsplit_once(':') {
+        Some((ip, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => ip
+            .strip_prefix('[')
+            .and_then(|ip| ip.strip_suffix(']'))
+            .unwrap_or(ip),
+        _ => text,
+    };
+    match how {
+        _ if ip.is_empty() => None,
+        ClientAddress::None => None,
+        ClientAddress::Full => Some(ip.to_owned()),
+        ClientAddress::Truncated => Some(network(ip.parse().ok()?).to_string()),
+    }
+}
+
+/// /24 of IPv4, mapped or not, and /48 of IPv6.
+fn network(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & 0xffff_ff00)),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !0u128 << 80)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redacted(text: &str) -> String {
+        let mut out = Vec::new();
+        query(text.as_bytes(), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn secret_parameters_lose_their_values_and_nothing_else_changes() {
+        for (query, expected) in [
+            ("", ""),
+            ("a=1&b=2", "a=1&b=2"),
+            ("token=abc", "token=REDACTED"),
+            ("a=1&ToKeN=abc&b", "a=1&ToKeN=REDACTED&b"),
+            ("access%5Ftoken=abc;x=1", "access%5Ftoken=REDACTED;x=1"),
+            ("%74oken=a=b&&", "%74oken=REDACTED&&"),
+            ("token&token=", "token&token=REDACTED"),
+            ("tokens=1&%zz=2&%=3&%4=5", "tokens=1&%zz=2&%=3&%4=5"),
+            (
+                "X-Amz-Signature=f00&sig=1",
+                "X-Amz-Signature=REDACTED&sig=REDACTED",
+            ),
+            ("+token=x&%20token=y", "+token=REDACTED&%20token=REDACTED"),
+        ] {
+            assert_eq!(redacted(query), expected);
+        }
+    }
+
+    #[test]
+    fn the_lists_are_in_lower_case() {
+        for name in SECRET_QUERY_PARAMS.iter().chain(&CREDENTIAL_HEADERS) {
+            assert_eq!(*name, name.to_lowercase());
+            assert!(name.len() <= 32, "longer than a decoded name may be: {name}");
+        }
+    }
+
+    #[test]
+    fn client_addresses_are_told_as_configured() {
+        use ClientAddress::{Full, None as Nothing, Truncated};
+        for (address, how, expected) in [
+            ("10.1.2.3:80", Full, Some("10.1.2.3")),
+            ("10.1.2.3:80", Truncated, Some("10.1.2.0")),
+            ("10.1.2.3:80", Nothing, None),
+            ("[2001:db8:1:2::3]:80", Full, Some("2001:db8:1:2::3")),
+            ("[2001:db8:1:2::3]:80", Truncated, Some("2001:db8:1::")),
+            ("[::ffff:10.1.2.3]:80", Truncated, Some("10.1.2.0")),
+            ("/run/socket", Full, Some("/run/socket")),
+            ("/run/socket", Truncated, None),
+            ("", Full, None),
+        ] {
+            assert_eq!(
+                client_address(address.as_bytes(), how).as_deref(),
+                expected,
+                "{address}"
+            );
+        }
+        assert_eq!(client_address(b"\xff:1", Full), None);
+    }
+}
