@@ -1,6 +1,92 @@
-//! stub
-use crate::project::Project;
-/// x
-pub fn run(_: &Project) -> anyhow::Result<()> {
+//! `cargo xtask test`: what is missing first, then every check and test, the quick ones early. CI runs nothing else.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    artefacts::{self, cargo},
+    fetch,
+    need::{self, Need, WASM_TARGET},
+    project::Project,
+    rules,
+};
+
+type Step = (&'static str, fn(&Project) -> anyhow::Result<()>);
+
+/// `--workspace` everywhere: with the same packages chosen, nothing is compiled twice for other features.
+const STEPS: [Step; 9] = [
+    ("what is missing", |project| {
+        need::tools(&Need::ALL)?;
+        need::wasm_target()?;
+        for release in fetch::ENVOY_RELEASES {
+            fetch::envoy(project, release)?;
+        }
+        fetch::otlp_decoder(project).map(drop)
+    }),
+    ("format", |project| cargo(project, &["fmt", "--all", "--check"])),
+    ("architecture rules", rules::check),
+    ("lints", |project| {
+        cargo(
+            project,
+            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        )
+    }),
+    ("lints of the plugin's target", |project| {
+        cargo(
+            project,
+            &[
+                "clippy",
+                "-p",
+                "offpath-filter",
+                "--target",
+                WASM_TARGET,
+                "--",
+                "-D",
+                "warnings",
+            ],
+        )
+    }),
+    ("documentation", document),
+    ("plugin and collector", artefacts::build),
+    ("compile the tests", |project| {
+        cargo(project, &["test", "--workspace", "--no-run"])
+    }),
+    ("tests", |project| cargo(project, &["test", "--workspace"])),
+];
+
+/// Runs all steps.
+///
+/// # Errors
+/// At the first step that fails.
+pub fn run(project: &Project) -> anyhow::Result<()> {
+    let mut durations = Vec::new();
+    for (name, step) in STEPS {
+        eprintln!("\n==> {name}");
+        let begin = Instant::now();
+        step(project).with_context(|| format!("step `{name}` failed"))?;
+        durations.push((name, begin.elapsed()));
+    }
+    eprintln!("\nall passed");
+    for (name, duration) in &durations {
+        eprintln!("{:>8.1} s  {name}", duration.as_secs_f64());
+    }
+    let total: Duration = durations.iter().map(|(_, duration)| *duration).sum();
+    eprintln!("{:>8.1} s  together", total.as_secs_f64());
+    Ok(())
+}
+
+fn document(project: &Project) -> anyhow::Result<()> {
+    let status = Command::new("cargo")
+        .args(["doc", "--workspace", "--no-deps"])
+        .current_dir(project.root())
+        .env("CARGO_TARGET_DIR", project.target())
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "`cargo doc` failed: {status}");
     Ok(())
 }

@@ -1,9 +1,74 @@
-//! stub
-use crate::project::Project;
-/// x
-#[derive(clap::Args)]
-pub struct Options {}
-/// x
-pub fn run(_: &Project, _: &Options) -> anyhow::Result<()> {
-    Ok(())
+//! `cargo xtask demo`: everything on this machine, from a request to the page that shows it. With `--once` it is also the
+//! shortest proof that nothing is lost: it ends with success only if each request is in the database, once.
+
+mod live;
+mod once;
+mod stage;
+mod traffic;
+
+use std::{io, io::IsTerminal as _};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{artefacts, demo::stage::Stage, fetch, need, project::Project};
+
+/// What to do.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// End by itself, with status 0 only if every request is in the database
+    #[arg(long)]
+    once: bool,
+    /// How many requests to send with --once
+    #[arg(long, default_value_t = 1000, requires = "once", value_parser = clap::value_parser!(u64).range(1..))]
+    requests: u64,
+}
+
+/// Builds and fetches what is missing, and runs until it is interrupted or done.
+///
+/// # Errors
+/// When something is missing, does not start, or (`--once`) a request is not in the database.
+pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
+    need::tools(&[need::Need::Setpriv])?;
+    eprintln!("building the plugin and the collector");
+    artefacts::build(project)?;
+    let envoy = fetch::envoy(project, fetch::ENVOY_1_40)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    runtime.block_on(async {
+        let stopped = stop_signal()?;
+        let stage = Stage::set(project, &envoy).await?;
+        let played = tokio::select! {
+            played = play(&stage, options) => played,
+            () = stopped => Ok(()),
+        };
+        if let Err(error) = &played {
+            stage.explain(error);
+        }
+        stage.clear().await?;
+        played
+    })
+}
+
+async fn play(stage: &Stage, options: Options) -> anyhow::Result<()> {
+    println!("{}", stage.where_to_look());
+    if options.once {
+        once::run(stage, options.requests).await
+    } else {
+        live::run(stage, io::stdout().is_terminal()).await
+    }
+}
+
+/// Ends at Ctrl-C or SIGTERM, from now on.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

@@ -45,6 +45,9 @@ pub const ENVOY_1_36: Release = Release {
     compresses_upstream_requests: false,
 };
 
+/// All of them.
+pub const ENVOY_RELEASES: [Release; 2] = [ENVOY_1_40, ENVOY_1_36];
+
 /// `opentelemetry-proto` and what it needs, with the hashes of their wheels.
 const DECODER_REQUIREMENTS: &str = include_str!("../tests/otlp_decoder/requirements.txt");
 

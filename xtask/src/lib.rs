@@ -12,3 +12,4 @@ pub mod harness;
 
 pub mod check;
 pub mod demo;
+pub mod rules;

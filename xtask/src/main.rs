@@ -42,7 +42,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", artefacts::describe(&project)?);
             Ok(())
         }
-        Command::Demo(options) => demo::run(&project, &options),
+        Command::Demo(options) => demo::run(&project, options),
         Command::Test => check::run(&project),
     }
 }

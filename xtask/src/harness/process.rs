@@ -48,6 +48,8 @@ impl Process {
             .args(["--pdeathsig", "KILL"])
             .arg(program)
             .args(arguments)
+            // Ctrl-C on a terminal goes to the whole foreground group; this program ends the others in its own order.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(copy)
