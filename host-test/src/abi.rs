@@ -1,0 +1,94 @@
+//! The border to the guest: every host function that it may import, and the checks of a module before it is loaded.
+//!
+//! In come the guest's raw arguments; out go calls on plain data in [`crate::vm`] and [`crate::world`], and back the
+//! status and bytes that Envoy would return. Only this module and its children read or write guest memory.
+//!
+//! Which host functions exist, their encodings and statuses follow proxy-wasm ABI 0.2.1 as proxy-wasm-cpp-host and
+//! Envoy implement it. A function that Envoy has and this host does not emulate traps, and the trap names it.
+
+mod guest;
+mod imports;
+mod pairs;
+mod proxy_wasm;
+mod status;
+mod wasi;
+
+pub use imports::{imports_unknown_to_envoy, missing_exports};
+pub use status::Status;
+
+pub(crate) use pairs::encode as encode_pairs;
+
+use wasmtime::{Caller, Config, Engine, Linker, Module, OptLevel, Result, bail};
+
+use crate::vm::HostState;
+use guest::{Guest, Refusal};
+
+/// A plugin's module, compiled: cheap to clone, to be compiled once and loaded into many proxies.
+#[derive(Clone, Debug)]
+pub struct PluginModule {
+    module: Module,
+}
+
+impl PluginModule {
+    /// Compiles `wasm` after having checked that Envoy could load it.
+    ///
+    /// # Errors
+    /// When `wasm` is not a valid module, imports what Envoy 1.33 does not provide, or lacks an export that Envoy needs.
+    pub fn compile(wasm: &[u8]) -> Result<Self> {
+        let mut config = Config::new();
+        // The tests run each machine for milliseconds: what counts is how soon it can start.
+        config.cranelift_opt_level(OptLevel::None);
+        let module = Module::new(&Engine::new(&config)?, wasm)?;
+        let unknown = imports_unknown_to_envoy(&module);
+        if !unknown.is_empty() {
+            bail!(
+                "the module imports what Envoy 1.33 does not provide: {}",
+                unknown.join(", ")
+            );
+        }
+        let missing = missing_exports(&module);
+        if !missing.is_empty() {
+            bail!(
+                "the module lacks exports that Envoy needs: {}",
+                missing.join(", ")
+            );
+        }
+        Ok(Self { module })
+    }
+
+    /// The compiled module, for what a test wants to know of its imports and exports.
+    #[must_use]
+    pub fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// The host functions, linked for this module.
+    pub(crate) fn linker(&self) -> Result<Linker<HostState>> {
+        let mut linker = Linker::new(self.module.engine());
+        proxy_wasm::link(&mut linker)?;
+        wasi::link(&mut linker)?;
+        // What Envoy has and is not emulated: a call traps, and the trap names the import.
+        linker.define_unknown_imports_as_traps(&self.module)?;
+        Ok(linker)
+    }
+}
+
+/// Runs one proxy-wasm host call: counts it, lets an injected fault answer instead, and turns the outcome into a status.
+fn host_call(
+    caller: Caller<'_, HostState>,
+    name: &'static str,
+    body: impl FnOnce(&mut Guest<'_>) -> Result<(), Refusal>,
+) -> Result<u32> {
+    let mut guest = Guest::new(caller)?;
+    if guest.state().vm.starting && name != "proxy_log" {
+        bail!("`{name}` was called from the module's initialization, where Envoy does not allow it");
+    }
+    if let Some(status) = guest.state_mut().world.faults.take(name) {
+        return Ok(status.code());
+    }
+    match body(&mut guest) {
+        Ok(()) => Ok(Status::Ok.code()),
+        Err(Refusal::Status(status)) => Ok(status.code()),
+        Err(Refusal::Trap(error)) => Err(error),
+    }
+}

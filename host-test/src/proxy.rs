@@ -1,0 +1,530 @@
+//! The proxy: its machines, its event loop on virtual time, and the ways in which configuration and requests come in.
+//!
+//! [`Proxy::load`] and [`ProxyBuilder`] say what is started; [`Proxy`]'s verbs then drive it and its queries observe it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::Value;
+use wasmtime::{Result, bail, format_err};
+
+use crate::abi::{PluginModule, Status};
+use crate::cluster::{Answer, Call, Cluster};
+use crate::request::{Exchange, Reached, Request};
+use crate::stream_info::{Headers, StreamInfo};
+use crate::vm::{Phase, Plugin, Vm, last_lines};
+use crate::world::{Cel, LogLevel, LogLine, Node, VmRole, World};
+
+/// How the plugin is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// `envoy.access_loggers.wasm`: each finished request is one `on_log` of the root context.
+    #[default]
+    AccessLogger,
+    /// `envoy.filters.http.wasm`: each request has a context of its own.
+    HttpFilter,
+}
+
+/// What a proxy is started with.
+#[must_use]
+pub struct ProxyBuilder {
+    module: PluginModule,
+    configuration: Vec<u8>,
+    mode: Mode,
+    workers: usize,
+    seed: u64,
+    world: World,
+}
+
+/// 2025-06-01T12:00:00Z, where virtual time begins.
+const START_UNIX_NANOS: u64 = 1_748_779_200_000_000_000;
+
+impl ProxyBuilder {
+    /// The plugin's configuration.
+    pub fn config(self, configuration: Value) -> Self {
+        self.config_bytes(configuration.to_string())
+    }
+
+    /// The plugin's configuration as raw bytes, for one that is not JSON.
+    pub fn config_bytes(mut self, configuration: impl Into<Vec<u8>>) -> Self {
+        self.configuration = configuration.into();
+        self
+    }
+
+    /// Loads the plugin that way; as an access logger otherwise.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Runs that many workers; one otherwise.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Adds a cluster. `otlp` is there from the start.
+    pub fn cluster(mut self, name: &str) -> Self {
+        self.world.clusters.known.entry(name.to_owned()).or_default();
+        self
+    }
+
+    /// Sets `xds.node`'s id and cluster, which are empty otherwise.
+    pub fn node(mut self, id: &str, cluster: &str) -> Self {
+        self.world.node = Node {
+            id: id.to_owned(),
+            cluster: cluster.to_owned(),
+        };
+        self
+    }
+
+    /// Chooses what the CEL functions do.
+    pub fn cel(mut self, cel: Cel) -> Self {
+        self.world.cel = cel;
+        self
+    }
+
+    /// Sets the proxy's log level; `Info` otherwise.
+    pub fn log_level(mut self, level: LogLevel) -> Self {
+        self.world.log_level = level;
+        self
+    }
+
+    /// Seeds what the guest gets from `random_get`.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Tries the configuration in a canary, then starts the main thread's machine and the workers'.
+    ///
+    /// # Errors
+    /// When the plugin traps, or refuses its configuration: then the error has the end of the proxy's log.
+    pub fn start(self) -> Result<Proxy> {
+        let plugin = Rc::new(Plugin {
+            root_id: "offpath".to_owned(),
+            configuration: self.configuration,
+        });
+        let mut proxy = Proxy {
+            module: self.module,
+            mode: self.mode,
+            seed: self.seed,
+            world: self.world,
+            vms: Vec::new(),
+            canaries: 0,
+        };
+        proxy.try_in_canary(&plugin)?;
+        let roles = std::iter::once(VmRole::Main).chain((0..self.workers).map(VmRole::Worker));
+        for role in roles {
+            let mut vm = Vm::new(&proxy.module, &mut proxy.world, role, proxy.seed)?;
+            proxy.world.configure(&mut vm, &plugin)?;
+            proxy.vms.push(vm);
+        }
+        Ok(proxy)
+    }
+}
+
+impl World {
+    fn configure(&mut self, vm: &mut Vm, plugin: &Rc<Plugin>) -> Result<()> {
+        if !vm.configure(self, Rc::clone(plugin))? {
+            bail!(
+                "the plugin refused its configuration; the log ends with:\n{}",
+                last_lines(self)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A running proxy.
+pub struct Proxy {
+    pub(crate) world: World,
+    module: PluginModule,
+    mode: Mode,
+    seed: u64,
+    /// The main thread's, then the workers'.
+    vms: Vec<Vm>,
+    canaries: u64,
+}
+
+/// What happens next by itself.
+enum Event {
+    Tick { vm: usize, root: u32 },
+    Answer { number: u64, answer: Answer },
+}
+
+/// Verbs.
+impl Proxy {
+    /// Begins to describe a proxy with that plugin: an access logger, one worker, a cluster named `otlp`.
+    pub fn load(module: &PluginModule) -> ProxyBuilder {
+        let world = World {
+            now_unix_nanos: START_UNIX_NANOS,
+            started_unix_nanos: START_UNIX_NANOS,
+            ..World::default()
+        };
+        let builder = ProxyBuilder {
+            module: module.clone(),
+            configuration: Vec::new(),
+            mode: Mode::default(),
+            workers: 1,
+            seed: 0,
+            world,
+        };
+        builder.cluster("otlp")
+    }
+
+    /// A request that is about to end.
+    pub fn request(&mut self, request: Request) -> Exchange<'_> {
+        Exchange::new(self, request)
+    }
+
+    /// A cluster, to answer its calls.
+    pub fn cluster(&mut self, name: &str) -> Cluster<'_> {
+        Cluster::new(self, name)
+    }
+
+    /// Lets time pass: ticks, timeouts and served answers happen in their order.
+    ///
+    /// # Errors
+    /// When the plugin traps.
+    pub fn advance(&mut self, duration: Duration) -> Result<()> {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let until = self.world.now_unix_nanos.saturating_add(nanos);
+        while let Some((at, event)) = self.next_event().filter(|(at, _)| *at <= until) {
+            self.world.now_unix_nanos = self.world.now_unix_nanos.max(at);
+            match event {
+                Event::Tick { vm, root } => self.tick(vm, root)?,
+                Event::Answer { number, answer } => drop(self.answer_call(number, answer)?),
+            }
+        }
+        self.world.now_unix_nanos = until;
+        Ok(())
+    }
+
+    /// Gives the plugin a new configuration, as a listener update does: each machine gets a new root context, and the
+    /// old one drains.
+    ///
+    /// # Errors
+    /// When the plugin traps or refuses the configuration; in the latter case the old one stays in use.
+    pub fn reconfigure(&mut self, configuration: Value) -> Result<()> {
+        let plugin = Rc::new(Plugin {
+            root_id: "offpath".to_owned(),
+            configuration: configuration.to_string().into_bytes(),
+        });
+        self.try_in_canary(&plugin)?;
+        for vm in &mut self.vms {
+            let old = vm.active_root();
+            self.world.configure(vm, &plugin)?;
+            if let Some(old) = old {
+                vm.retire(&mut self.world, old)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the process: `on_done` everywhere, and then no call is answered any more.
+    ///
+    /// # Errors
+    /// When the plugin traps.
+    pub fn shut_down(&mut self) -> Result<()> {
+        for mut vm in std::mem::take(&mut self.vms) {
+            if let Some(root) = vm.active_root() {
+                vm.retire(&mut self.world, root)?;
+            }
+        }
+        self.world.clusters.pending.clear();
+        Ok(())
+    }
+
+    /// Makes the next `times` calls of a host function return `status` instead of doing anything.
+    pub fn fail_host_call(&mut self, name: &str, status: Status, times: u32) {
+        self.world.faults.plan(name, status, times);
+    }
+
+    /// Changes what the CEL functions do.
+    pub fn set_cel(&mut self, cel: Cel) {
+        self.world.cel = cel;
+    }
+
+    /// Refuses growth of each machine's memory beyond `bytes`.
+    pub fn limit_memory(&mut self, bytes: usize) {
+        for vm in &mut self.vms {
+            vm.limit_memory(bytes);
+        }
+    }
+}
+
+/// Queries.
+impl Proxy {
+    /// A counter's value, by the name that the plugin gave it; 0 for one that nobody defined.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.world.stats.counters().get(name).copied().unwrap_or_default()
+    }
+
+    /// The counters whose names begin so, with their values.
+    #[must_use]
+    pub fn counters(&self, prefix: &str) -> Vec<(String, u64)> {
+        let counters = self.world.stats.counters().iter();
+        counters
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(name, value)| (name.clone(), *value))
+            .collect()
+    }
+
+    /// A gauge's value; 0 for one that nobody defined.
+    #[must_use]
+    pub fn gauge(&self, name: &str) -> u64 {
+        self.world.stats.gauges().get(name).copied().unwrap_or_default()
+    }
+
+    /// All that was recorded into a histogram.
+    #[must_use]
+    pub fn histogram(&self, name: &str) -> &[u64] {
+        self.world
+            .stats
+            .histograms()
+            .get(name)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    /// Whether any machine defined a metric of that name.
+    #[must_use]
+    pub fn defines_metric(&self, name: &str) -> bool {
+        let stats = &self.world.stats;
+        stats.counters().contains_key(name)
+            || stats.gauges().contains_key(name)
+            || stats.histograms().contains_key(name)
+    }
+
+    /// The proxy's log.
+    #[must_use]
+    pub fn log_lines(&self) -> &[LogLine] {
+        &self.world.log
+    }
+
+    /// What a plugin has put into shared data under `key`.
+    #[must_use]
+    pub fn shared_data(&self, key: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+        self.world.shared_data.get(key.as_ref()).map(|(value, _)| value)
+    }
+
+    /// How many calls a machine has made since the start; canaries count together.
+    #[must_use]
+    pub fn calls_made_by(&self, vm: VmRole) -> u64 {
+        self.world.clusters.made.get(&vm).copied().unwrap_or_default()
+    }
+
+    /// How many configurations were tried in a canary.
+    #[must_use]
+    pub fn canaries(&self) -> u64 {
+        self.canaries
+    }
+
+    /// How many root contexts of former configurations still drain, over all machines.
+    #[must_use]
+    pub fn draining(&self) -> usize {
+        self.vms.iter().map(Vm::draining).sum()
+    }
+
+    /// Virtual time, in ns since 1970.
+    #[must_use]
+    pub fn now_unix_nanos(&self) -> u64 {
+        self.world.now_unix_nanos
+    }
+
+    /// Whether a worker's machine has trapped.
+    #[must_use]
+    pub fn has_failed(&self, worker: usize) -> bool {
+        self.vms.get(worker.saturating_add(1)).is_some_and(Vm::has_failed)
+    }
+
+    /// The size of a worker's linear memory.
+    pub fn memory_bytes(&mut self, worker: usize) -> usize {
+        self.vms
+            .get_mut(worker.saturating_add(1))
+            .map_or(0, Vm::memory_bytes)
+    }
+}
+
+impl Proxy {
+    fn try_in_canary(&mut self, plugin: &Rc<Plugin>) -> Result<()> {
+        self.canaries = self.canaries.saturating_add(1);
+        let mut canary = Vm::new(&self.module, &mut self.world, VmRole::Canary, self.seed)?;
+        let configured = self.world.configure(&mut canary, plugin);
+        self.world.clusters.cancel(VmRole::Canary, None);
+        configured
+    }
+
+    fn next_event(&self) -> Option<(u64, Event)> {
+        let ticks = self.vms.iter().enumerate().filter_map(|(vm, machine)| {
+            let (at, root) = machine.next_tick()?;
+            Some((at, Event::Tick { vm, root }))
+        });
+        let answers = self
+            .world
+            .clusters
+            .next_due()
+            .map(|(at, number, answer)| (at, Event::Answer { number, answer }));
+        answers.into_iter().chain(ticks).min_by_key(|(at, _)| *at)
+    }
+
+    fn tick(&mut self, vm: usize, root: u32) -> Result<()> {
+        match self.vms.get_mut(vm) {
+            Some(vm) => vm.tick(&mut self.world, root),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn answer_call(&mut self, number: u64, answer: Answer) -> Result<Call> {
+        let call = self
+            .world
+            .clusters
+            .take(number)
+            .ok_or_else(|| format_err!("call {number} is not under way"))?;
+        let index = match call.vm {
+            VmRole::Canary => None,
+            VmRole::Main => Some(0),
+            VmRole::Worker(worker) => worker.checked_add(1),
+        };
+        if let Some(vm) = index.and_then(|index| self.vms.get_mut(index)) {
+            vm.answer(&mut self.world, call.root, call.token, answer)?;
+        }
+        Ok(call)
+    }
+
+    /// Has a worker end a request, as the mode demands.
+    pub(crate) fn finish_request(&mut self, worker: usize, request: Request) -> Result<()> {
+        let Request { mut info, reached } = request;
+        if info.start_unix_nanos == 0 {
+            let took = info.duration.map_or(0, |duration| {
+                u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+            });
+            info.start_unix_nanos = self.world.now_unix_nanos.saturating_sub(took);
+        }
+        let vm = self
+            .vms
+            .get_mut(worker.saturating_add(1))
+            .ok_or_else(|| format_err!("there is no worker {worker}"))?;
+        let world = &mut self.world;
+        match (self.mode, reached) {
+            (Mode::AccessLogger, _) => match vm.active_root() {
+                Some(root) => vm.log(world, root, Rc::new(info)),
+                None => Ok(()),
+            },
+            (Mode::HttpFilter, Reached::Codec) => Ok(()),
+            (Mode::HttpFilter, Reached::EarlierFilter) => end_stream(vm, world, None, &Rc::new(info)),
+            (Mode::HttpFilter, Reached::Plugin) => {
+                let stream = pass_filter(vm, world, &info)?;
+                end_stream(vm, world, stream, &Rc::new(info))
+            }
+        }
+    }
+}
+
+/// The hooks of a stream up to its end, in Envoy's order.
+fn pass_filter(vm: &mut Vm, world: &mut World, info: &StreamInfo) -> Result<Option<u32>> {
+    let Some(stream) = vm.create_stream() else {
+        return Ok(None);
+    };
+    vm.announce_stream(world, stream)?;
+    let size = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let count = |headers: &Headers| u32::try_from(headers.len()).unwrap_or(u32::MAX);
+
+    let unanswered = StreamInfo {
+        duration: None,
+        response_code: None,
+        response_code_details: None,
+        ..info.clone()
+    };
+    let unanswered = Rc::new(StreamInfo {
+        backend_latency: None,
+        bytes_sent: 0,
+        response_flags: 0,
+        ..unanswered
+    });
+    if let Some(headers) = &info.request_headers {
+        let only_headers = u32::from(info.bytes_received == 0);
+        let scope = (Rc::clone(&unanswered), Phase::RequestHeaders);
+        must_continue(vm.in_stream(
+            world,
+            stream,
+            scope,
+            "proxy_on_request_headers",
+            &[count(headers), only_headers],
+        )?)?;
+    }
+    if info.bytes_received > 0 {
+        let scope = (unanswered, Phase::Other);
+        must_continue(vm.in_stream(
+            world,
+            stream,
+            scope,
+            "proxy_on_request_body",
+            &[size(info.bytes_received), 1],
+        )?)?;
+    }
+
+    let unended = Rc::new(StreamInfo {
+        duration: None,
+        ..info.clone()
+    });
+    let last = u32::from(info.response_trailers.is_none());
+    if let Some(headers) = &info.response_headers {
+        let only_headers = if info.bytes_sent == 0 { last } else { 0 };
+        let scope = (Rc::clone(&unended), Phase::ResponseHeaders);
+        must_continue(vm.in_stream(
+            world,
+            stream,
+            scope,
+            "proxy_on_response_headers",
+            &[count(headers), only_headers],
+        )?)?;
+    }
+    if info.bytes_sent > 0 {
+        let scope = (Rc::clone(&unended), Phase::Other);
+        must_continue(vm.in_stream(
+            world,
+            stream,
+            scope,
+            "proxy_on_response_body",
+            &[size(info.bytes_sent), last],
+        )?)?;
+    }
+    if let Some(trailers) = &info.response_trailers {
+        let scope = (unended, Phase::ResponseTrailers);
+        must_continue(vm.in_stream(
+            world,
+            stream,
+            scope,
+            "proxy_on_response_trailers",
+            &[count(trailers)],
+        )?)?;
+    }
+    Ok(Some(stream))
+}
+
+/// `on_log`, `on_done`, `on_delete`. A stream that the guest has not heard of is announced to it first.
+fn end_stream(vm: &mut Vm, world: &mut World, stream: Option<u32>, info: &Rc<StreamInfo>) -> Result<()> {
+    let stream = match stream {
+        Some(stream) => stream,
+        None => {
+            let Some(stream) = vm.create_stream() else {
+                return Ok(());
+            };
+            vm.announce_stream(world, stream)?;
+            stream
+        }
+    };
+    vm.log(world, stream, Rc::clone(info))?;
+    vm.destroy_stream(world, stream, Rc::clone(info))
+}
+
+/// A hook that returns anything but `Continue` would hold the request up.
+fn must_continue(action: Option<u32>) -> Result<()> {
+    match action {
+        None | Some(0) => Ok(()),
+        Some(action) => bail!("the plugin returned action {action} and would hold the request up"),
+    }
+}

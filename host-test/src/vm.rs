@@ -1,0 +1,573 @@
+//! One wasm machine: its store, its contexts, and the calls of the plugin's hooks.
+//!
+//! In come hook calls from [`crate::proxy`], with the world that the machines share; out go the hook's result, or a
+//! trap with the guest's backtrace, after which the machine is dead. Which context a host call acts on, what is in
+//! scope of it, and when a root context may go follow proxy-wasm-cpp-host's `context.cc` and `wasm.cc`.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use wasmtime::error::Context as _;
+use wasmtime::{Instance, Result, Store, StoreLimits, StoreLimitsBuilder, Val, bail};
+
+use crate::abi::{PluginModule, Status};
+use crate::attributes::Scope;
+use crate::cluster::Answer;
+use crate::expressions::Expressions;
+use crate::stats::MetricIds;
+use crate::stream_info::{Headers, StreamInfo};
+use crate::world::{LogLevel, LogLine, VmRole, World};
+
+/// What a machine may have at most, as in Envoy.
+pub(crate) const MAX_MEMORY_BYTES: usize = 1024 * 1024 * 1024;
+
+/// A plugin's configuration: what makes one root context different from another.
+#[derive(Debug, Default)]
+pub(crate) struct Plugin {
+    pub(crate) root_id: String,
+    pub(crate) configuration: Vec<u8>,
+}
+
+/// The data behind a machine's store.
+pub(crate) struct HostState {
+    /// The proxy's, for as long as a hook runs; empty in between.
+    pub(crate) world: World,
+    pub(crate) vm: VmState,
+    limits: StoreLimits,
+}
+
+/// What belongs to one machine.
+pub(crate) struct VmState {
+    pub(crate) role: VmRole,
+    /// While the module's own initialization runs.
+    pub(crate) starting: bool,
+    pub(crate) contexts: BTreeMap<u32, Context>,
+    pub(crate) effective_context: u32,
+    pub(crate) metrics: MetricIds,
+    pub(crate) random: SmallRng,
+    pub(crate) cel_env: Arc<cel::Env>,
+    current_context: u32,
+    /// Envoy's context 0, which stands in where no other is being called.
+    vm_context: Context,
+    next_context: u32,
+    next_call_token: u32,
+    configuring: bool,
+    ticks: BTreeMap<u32, Tick>,
+    reply: Option<Reply>,
+    done: Vec<u32>,
+}
+
+/// A context, root or stream.
+#[derive(Default)]
+pub(crate) struct Context {
+    /// The root context that it belongs to: itself, for a root.
+    pub(crate) root: u32,
+    pub(crate) expressions: Expressions,
+    plugin: Rc<Plugin>,
+    stream: Option<(Rc<StreamInfo>, Phase)>,
+    pending_done: bool,
+}
+
+/// Which of a stream's header maps are at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    RequestHeaders,
+    ResponseHeaders,
+    ResponseTrailers,
+    Log,
+    /// Bodies, and the end of the stream: no map at all.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    period_ms: u64,
+    due_nanos: u64,
+}
+
+/// The answer to a call, while the plugin looks at it.
+struct Reply {
+    root: u32,
+    answer: Answer,
+}
+
+impl Context {
+    /// Whether the context is being called to log a request.
+    pub(crate) fn is_logging(&self) -> bool {
+        matches!(self.stream, Some((_, Phase::Log)))
+    }
+}
+
+impl HostState {
+    /// Appends a line to the proxy's log, as far as its level lets it through.
+    pub(crate) fn log(&mut self, level: LogLevel, message: &[u8]) {
+        if level >= self.world.log_level {
+            let message = String::from_utf8_lossy(message).into_owned();
+            self.world.log.push(LogLine {
+                vm: self.vm.role,
+                level,
+                message,
+            });
+        }
+    }
+
+    /// What `context` can read at the moment.
+    pub(crate) fn scope<'a>(&'a self, context: &'a Context) -> Scope<'a> {
+        let map = |index| self.vm.header_map(context, index);
+        Scope {
+            stream: context.stream.as_ref().map(|(info, _)| &**info),
+            request_headers: map(0),
+            response_headers: map(2),
+            response_trailers: map(3),
+            node: &self.world.node,
+            root_id: &context.plugin.root_id,
+        }
+    }
+
+    /// `proxy_http_call`: the token of the call that is now under way.
+    pub(crate) fn dispatch(
+        &mut self,
+        cluster: &[u8],
+        headers: Vec<(Vec<u8>, Vec<u8>)>,
+        body: Vec<u8>,
+        timeout_ms: u32,
+    ) -> Result<u32, Status> {
+        let timeout_ms = i32::try_from(timeout_ms).map_err(|_| Status::BadArgument)?;
+        let token = self.vm.next_call_token;
+        let root = self.vm.effective().root;
+        let headers: Headers = headers.into_iter().collect();
+        let now = self.world.now_unix_nanos;
+        let sender = (self.vm.role, root, token);
+        self.world
+            .clusters
+            .dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), now)?;
+        self.vm.next_call_token = token.wrapping_add(1);
+        Ok(token)
+    }
+}
+
+impl VmState {
+    fn new(role: VmRole, seed: u64) -> Self {
+        let lane = match role {
+            VmRole::Canary => 0,
+            VmRole::Main => 1,
+            VmRole::Worker(index) => 2 + index as u64,
+        };
+        Self {
+            role,
+            starting: true,
+            contexts: BTreeMap::new(),
+            effective_context: 0,
+            metrics: MetricIds::default(),
+            random: SmallRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(lane)),
+            cel_env: Arc::new(cel::Env::stdlib()),
+            current_context: 0,
+            vm_context: Context::default(),
+            next_context: 1,
+            next_call_token: 1,
+            configuring: false,
+            ticks: BTreeMap::new(),
+            reply: None,
+            done: Vec::new(),
+        }
+    }
+
+    /// The context that is being called.
+    pub(crate) fn current(&self) -> &Context {
+        self.contexts
+            .get(&self.current_context)
+            .unwrap_or(&self.vm_context)
+    }
+
+    /// The context that the guest chose to act for, else the one that is being called.
+    pub(crate) fn effective(&self) -> &Context {
+        self.contexts
+            .get(&self.effective_context)
+            .unwrap_or_else(|| self.current())
+    }
+
+    pub(crate) fn current_root(&self) -> &Context {
+        self.contexts
+            .get(&self.current().root)
+            .unwrap_or(&self.vm_context)
+    }
+
+    pub(crate) fn current_root_mut(&mut self) -> &mut Context {
+        let root = self.current().root;
+        self.contexts.get_mut(&root).unwrap_or(&mut self.vm_context)
+    }
+
+    /// The header map of that number, where `context` has it at the moment.
+    pub(crate) fn header_map<'a>(&'a self, context: &'a Context, map: u32) -> Option<&'a Headers> {
+        let stream = |phase| match &context.stream {
+            Some((info, now)) if *now == phase || *now == Phase::Log => Some(info),
+            _ => None,
+        };
+        match map {
+            0 => stream(Phase::RequestHeaders)?.request_headers.as_ref(),
+            2 => stream(Phase::ResponseHeaders)?.response_headers.as_ref(),
+            3 => stream(Phase::ResponseTrailers)?.response_trailers.as_ref(),
+            6 => self.reply_to(context)?.headers(),
+            7 => self.reply_to(context)?.trailers(),
+            _ => None,
+        }
+    }
+
+    /// The buffer of that number, where `context` has it at the moment.
+    pub(crate) fn buffer<'a>(&'a self, context: &'a Context, buffer: u32) -> Result<Option<&'a [u8]>> {
+        Ok(match buffer {
+            0 | 1 if context.stream.is_some() => bail!("request and response bodies are not emulated"),
+            4 => self.reply_to(context).and_then(Answer::body),
+            7 => self
+                .configuring
+                .then_some(context.plugin.configuration.as_slice()),
+            _ => Some(&[]),
+        })
+    }
+
+    /// How the last call of `context`'s root ended: a status and a message.
+    pub(crate) fn call_status(&self, context: &Context) -> (u32, &'static str) {
+        match self.reply_to(context) {
+            Some(Answer::Reset) => (Status::BrokenConnection.code(), "reset"),
+            _ => (Status::Ok.code(), ""),
+        }
+    }
+
+    fn reply_to(&self, context: &Context) -> Option<&Answer> {
+        self.reply
+            .as_ref()
+            .filter(|reply| reply.root == context.root)
+            .map(|reply| &reply.answer)
+    }
+
+    /// A period of 0 stops the ticks.
+    pub(crate) fn set_tick_period(&mut self, root: u32, period_ms: u64, now_nanos: u64) {
+        if period_ms == 0 {
+            self.ticks.remove(&root);
+        } else {
+            self.ticks.insert(
+                root,
+                Tick {
+                    period_ms,
+                    due_nanos: after_ms(now_nanos, period_ms),
+                },
+            );
+        }
+    }
+
+    /// `proxy_done`: whether that root context was waited for. It goes once the hook has returned.
+    pub(crate) fn finish_pending_done(&mut self, root: u32) -> bool {
+        match self.contexts.get_mut(&root) {
+            Some(context) if context.pending_done => {
+                context.pending_done = false;
+                self.done.push(root);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn create_context(&mut self, context: Context) -> u32 {
+        let id = self.next_context;
+        self.next_context = id.wrapping_add(1);
+        self.contexts.insert(id, context);
+        id
+    }
+}
+
+pub(crate) fn after_ms(now_nanos: u64, ms: u64) -> u64 {
+    now_nanos.saturating_add(ms.saturating_mul(1_000_000))
+}
+
+/// A machine.
+pub(crate) struct Vm {
+    store: Store<HostState>,
+    instance: Instance,
+    failed: bool,
+    /// The root context that takes new work.
+    active_root: Option<u32>,
+}
+
+impl Vm {
+    /// Instantiates `module` and runs its initialization.
+    pub(crate) fn new(module: &PluginModule, world: &mut World, role: VmRole, seed: u64) -> Result<Self> {
+        let limits = StoreLimitsBuilder::new().memory_size(MAX_MEMORY_BYTES).build();
+        let state = HostState {
+            world: World::default(),
+            vm: VmState::new(role, seed),
+            limits,
+        };
+        let mut store = Store::new(module.module().engine(), state);
+        store.limiter(|state| &mut state.limits);
+        let instance = module.linker()?.instantiate(&mut store, module.module())?;
+        let mut vm = Self {
+            store,
+            instance,
+            failed: false,
+            active_root: None,
+        };
+        let initialize = if vm.exports("_initialize") {
+            "_initialize"
+        } else {
+            "_start"
+        };
+        vm.call(world, 0, initialize, &[])?;
+        vm.store.data_mut().vm.starting = false;
+        Ok(vm)
+    }
+
+    /// Creates a root context and configures it: whether the plugin agreed. The root context that was there before is
+    /// left alone.
+    pub(crate) fn configure(&mut self, world: &mut World, plugin: Rc<Plugin>) -> Result<bool> {
+        let size = plugin.configuration.len();
+        let root = self.create_root(plugin);
+        self.call(world, root, "proxy_on_context_create", &[root, 0])?;
+        if self.call(world, root, "proxy_on_vm_start", &[root, 0])? == Some(0) {
+            return Ok(false);
+        }
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        self.store.data_mut().vm.configuring = true;
+        let configured = self.call(world, root, "proxy_on_configure", &[root, size]);
+        self.store.data_mut().vm.configuring = false;
+        self.active_root = Some(root);
+        Ok(configured? != Some(0))
+    }
+
+    fn create_root(&mut self, plugin: Rc<Plugin>) -> u32 {
+        let vm = &mut self.store.data_mut().vm;
+        let root = vm.create_context(Context {
+            plugin,
+            ..Context::default()
+        });
+        if let Some(context) = vm.contexts.get_mut(&root) {
+            context.root = root;
+        }
+        root
+    }
+
+    /// The root context that takes new work.
+    pub(crate) fn active_root(&self) -> Option<u32> {
+        self.active_root
+    }
+
+    /// Whether the machine has trapped.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// How many root contexts are not active any more but have asked to be kept.
+    pub(crate) fn draining(&self) -> usize {
+        self.store
+            .data()
+            .vm
+            .contexts
+            .values()
+            .filter(|context| context.pending_done)
+            .count()
+    }
+
+    /// The machine's linear memory, in bytes.
+    pub(crate) fn memory_bytes(&mut self) -> usize {
+        self.instance
+            .get_memory(&mut self.store, "memory")
+            .map_or(0, |memory| memory.data_size(&self.store))
+    }
+
+    /// Refuses growth of the linear memory beyond `bytes`.
+    pub(crate) fn limit_memory(&mut self, bytes: usize) {
+        self.store.data_mut().limits = StoreLimitsBuilder::new().memory_size(bytes).build();
+    }
+
+    /// `on_done` of a root context, and its end unless it asks to be kept.
+    pub(crate) fn retire(&mut self, world: &mut World, root: u32) -> Result<()> {
+        if self.call(world, root, "proxy_on_done", &[root])? == Some(0) {
+            if let Some(context) = self.store.data_mut().vm.contexts.get_mut(&root) {
+                context.pending_done = true;
+            }
+            return Ok(());
+        }
+        self.delete_root(world, root)
+    }
+
+    fn delete_root(&mut self, world: &mut World, root: u32) -> Result<()> {
+        let deleted = self.call(world, root, "proxy_on_delete", &[root]);
+        let vm = &mut self.store.data_mut().vm;
+        vm.contexts.remove(&root);
+        vm.ticks.remove(&root);
+        world.clusters.cancel(vm.role, Some(root));
+        deleted.map(drop)
+    }
+
+    /// When the next tick is due, and whose.
+    pub(crate) fn next_tick(&self) -> Option<(u64, u32)> {
+        if self.failed {
+            return None;
+        }
+        self.store
+            .data()
+            .vm
+            .ticks
+            .iter()
+            .map(|(root, tick)| (tick.due_nanos, *root))
+            .min()
+    }
+
+    /// `on_tick`, which arms the next one when it has returned.
+    pub(crate) fn tick(&mut self, world: &mut World, root: u32) -> Result<()> {
+        self.call(world, root, "proxy_on_tick", &[root])?;
+        if let Some(tick) = self.store.data_mut().vm.ticks.get_mut(&root) {
+            tick.due_nanos = after_ms(world.now_unix_nanos, tick.period_ms);
+        }
+        Ok(())
+    }
+
+    /// `on_http_call_response`.
+    pub(crate) fn answer(&mut self, world: &mut World, root: u32, token: u32, answer: Answer) -> Result<()> {
+        let count = |headers: Option<&Headers>| {
+            headers.map_or(0, |headers| u32::try_from(headers.len()).unwrap_or(u32::MAX))
+        };
+        let body = answer
+            .body()
+            .map_or(0, |body| u32::try_from(body.len()).unwrap_or(u32::MAX));
+        let arguments = [
+            root,
+            token,
+            count(answer.headers()),
+            body,
+            count(answer.trailers()),
+        ];
+        self.store.data_mut().vm.reply = Some(Reply { root, answer });
+        let called = self.call(world, root, "proxy_on_http_call_response", &arguments);
+        self.store.data_mut().vm.reply = None;
+        called.map(drop)
+    }
+
+    /// `on_log` of `context`, in which the whole request is in scope.
+    pub(crate) fn log(&mut self, world: &mut World, context: u32, info: Rc<StreamInfo>) -> Result<()> {
+        self.in_stream(world, context, (info, Phase::Log), "proxy_on_log", &[])
+            .map(drop)
+    }
+
+    /// A hook of a stream, called with what is in scope; its first argument is the context.
+    pub(crate) fn in_stream(
+        &mut self,
+        world: &mut World,
+        context: u32,
+        stream: (Rc<StreamInfo>, Phase),
+        hook: &'static str,
+        arguments: &[u32],
+    ) -> Result<Option<u32>> {
+        let arguments: Vec<u32> = std::iter::once(context)
+            .chain(arguments.iter().copied())
+            .collect();
+        self.set_stream(context, Some(stream));
+        let called = self.call(world, context, hook, &arguments);
+        self.set_stream(context, None);
+        called
+    }
+
+    fn set_stream(&mut self, context: u32, stream: Option<(Rc<StreamInfo>, Phase)>) {
+        if let Some(context) = self.store.data_mut().vm.contexts.get_mut(&context) {
+            context.stream = stream;
+        }
+    }
+
+    /// A new stream context below the active root context, not yet known to the guest.
+    pub(crate) fn create_stream(&mut self) -> Option<u32> {
+        let root = self.active_root?;
+        let vm = &mut self.store.data_mut().vm;
+        let plugin = Rc::clone(&vm.contexts.get(&root)?.plugin);
+        Some(vm.create_context(Context {
+            root,
+            plugin,
+            ..Context::default()
+        }))
+    }
+
+    /// `on_context_create` of a stream context.
+    pub(crate) fn announce_stream(&mut self, world: &mut World, stream: u32) -> Result<()> {
+        let root = self.active_root.unwrap_or_default();
+        self.call(world, stream, "proxy_on_context_create", &[stream, root])
+            .map(drop)
+    }
+
+    /// `on_done` and `on_delete` of a stream context, whose answer to the former changes nothing.
+    pub(crate) fn destroy_stream(
+        &mut self,
+        world: &mut World,
+        stream: u32,
+        info: Rc<StreamInfo>,
+    ) -> Result<()> {
+        self.in_stream(
+            world,
+            stream,
+            (Rc::clone(&info), Phase::Other),
+            "proxy_on_done",
+            &[],
+        )?;
+        self.in_stream(world, stream, (info, Phase::Other), "proxy_on_delete", &[])?;
+        self.store.data_mut().vm.contexts.remove(&stream);
+        Ok(())
+    }
+
+    /// Calls `hook`, if the module exports it, on `context`; `None` where it does not or where it returns nothing. A
+    /// machine that has trapped is not entered any more.
+    fn call(
+        &mut self,
+        world: &mut World,
+        context: u32,
+        hook: &'static str,
+        arguments: &[u32],
+    ) -> Result<Option<u32>> {
+        if self.failed {
+            return Ok(None);
+        }
+        let Some(function) = self.instance.get_func(&mut self.store, hook) else {
+            return Ok(None);
+        };
+        let arguments: Vec<Val> = arguments
+            .iter()
+            .map(|argument| Val::I32(argument.cast_signed()))
+            .collect();
+        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
+        let state = self.store.data_mut();
+        state.vm.current_context = context;
+        state.vm.effective_context = 0;
+        std::mem::swap(&mut state.world, world);
+        let called = function.call(&mut self.store, &arguments, &mut results);
+        std::mem::swap(&mut self.store.data_mut().world, world);
+        if called.is_err() {
+            self.failed = true;
+        }
+        let role = self.store.data().vm.role;
+        called.with_context(|| {
+            format!(
+                "`{hook}` failed in {role:?}; the log ends with:\n{}",
+                last_lines(world)
+            )
+        })?;
+        for root in std::mem::take(&mut self.store.data_mut().vm.done) {
+            self.delete_root(world, root)?;
+        }
+        Ok(results.first().and_then(Val::i32).map(i32::cast_unsigned))
+    }
+
+    fn exports(&mut self, name: &str) -> bool {
+        self.instance.get_func(&mut self.store, name).is_some()
+    }
+}
+
+/// The end of the log, for an error message.
+pub(crate) fn last_lines(world: &World) -> String {
+    let skipped = world.log.len().saturating_sub(5);
+    let lines: Vec<String> = world
+        .log
+        .iter()
+        .skip(skipped)
+        .map(|line| format!("{:?} {:?}: {}", line.vm, line.level, line.message))
+        .collect();
+    lines.join("\n")
+}
