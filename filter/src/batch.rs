@@ -51,27 +51,20 @@ impl Batcher {
         now_unix_nano: u64,
         encode: impl FnOnce(&mut Vec<u8>),
     ) -> Option<SealedLogs> {
-        let open = self
-            .open
-            .get_or_insert_with(|| OpenBatch::begin(envelope, now_unix_nano));
+        let open = self.open.get_or_insert_with(|| OpenBatch::begin(envelope, now_unix_nano));
         let fitting_len = open.body.len();
         encode(&mut open.body);
         open.records += 1;
         if open.body.len() > self.max_bytes && open.records > 1 {
             let mut next = OpenBatch::begin(envelope, now_unix_nano);
-            next.body
-                .extend_from_slice(open.body.get(fitting_len..).unwrap_or_default());
+            next.body.extend_from_slice(open.body.get(fitting_len..).unwrap_or_default());
             next.records = 1;
             let mut full = std::mem::replace(open, next);
             full.body.truncate(fitting_len);
             full.records -= 1;
             return Some(full.seal());
         }
-        if open.records >= self.max_records || open.body.len() >= self.max_bytes {
-            self.seal()
-        } else {
-            None
-        }
+        if open.records >= self.max_records || open.body.len() >= self.max_bytes { self.seal() } else { None }
     }
 
     /// Seals the open batch, if there is one.
@@ -82,11 +75,7 @@ impl Batcher {
     /// Seals the open batch if it would be older than it may before the next look, `next_look_nano` from now.
     pub fn seal_if_old(&mut self, now_unix_nano: u64, next_look_nano: u64) -> Option<SealedLogs> {
         let age_nano = now_unix_nano.saturating_sub(self.open.as_ref()?.first_at_unix_nano);
-        if age_nano.saturating_add(next_look_nano) > self.max_delay_nano {
-            self.seal()
-        } else {
-            None
-        }
+        if age_nano.saturating_add(next_look_nano) > self.max_delay_nano { self.seal() } else { None }
     }
 
     /// How many records the open batch holds.
@@ -99,22 +88,14 @@ impl OpenBatch {
     fn begin(envelope: &Envelope, now_unix_nano: u64) -> Self {
         let mut body = Vec::new();
         let request = envelope.begin(&mut body);
-        Self {
-            body,
-            request,
-            records: 0,
-            first_at_unix_nano: now_unix_nano,
-        }
+        Self { body, request, records: 0, first_at_unix_nano: now_unix_nano }
     }
 
     fn seal(mut self) -> SealedLogs {
         self.request.end(&mut self.body);
         // Sealed batches may wait for long: what they occupy is what they count for.
         self.body.shrink_to_fit();
-        SealedLogs {
-            body: self.body,
-            records: self.records,
-        }
+        SealedLogs { body: self.body, records: self.records }
     }
 }
 
@@ -126,15 +107,8 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn batcher(max_records: usize, max_bytes: usize) -> (Batcher, Envelope) {
-        let config = config::Batch {
-            max_records,
-            max_bytes,
-            max_delay: Duration::from_secs(1),
-        };
-        (
-            Batcher::new(&config),
-            Envelope::new(std::iter::empty(), "scope", "1"),
-        )
+        let config = config::Batch { max_records, max_bytes, max_delay: Duration::from_secs(1) };
+        (Batcher::new(&config), Envelope::new(std::iter::empty(), "scope", "1"))
     }
 
     fn push(batcher: &mut Batcher, envelope: &Envelope, len: usize) -> Option<(u64, usize)> {
@@ -147,10 +121,7 @@ mod tests {
         let (mut batcher, envelope) = batcher(3, 10_000);
         assert_eq!(push(&mut batcher, &envelope, 10), None);
         assert_eq!(push(&mut batcher, &envelope, 10), None);
-        assert_eq!(
-            push(&mut batcher, &envelope, 10),
-            Some((3, envelope.encoded_len() + 30))
-        );
+        assert_eq!(push(&mut batcher, &envelope, 10), Some((3, envelope.encoded_len() + 30)));
         assert_eq!(batcher.records(), 0);
     }
 
@@ -165,33 +136,16 @@ mod tests {
             Some((2, overhead + 99)),
             "one byte above: sealed without it"
         );
-        assert_eq!(
-            push(&mut batcher, &envelope, 98),
-            Some((2, overhead + 100)),
-            "exactly"
-        );
+        assert_eq!(push(&mut batcher, &envelope, 98), Some((2, overhead + 100)), "exactly");
     }
 
     #[test]
     fn age_counts_from_the_first_record() {
         let (mut batcher, envelope) = batcher(100, 10_000);
-        assert!(
-            batcher.seal_if_old(10 * SECOND, SECOND).is_none(),
-            "nothing to seal"
-        );
+        assert!(batcher.seal_if_old(10 * SECOND, SECOND).is_none(), "nothing to seal");
         batcher.push(&envelope, 10 * SECOND, |out| out.push(0));
         batcher.push(&envelope, 11 * SECOND - 1, |out| out.push(0));
-        assert!(
-            batcher
-                .seal_if_old(10 * SECOND + SECOND / 2, SECOND / 2)
-                .is_none()
-        );
-        assert_eq!(
-            batcher
-                .seal_if_old(10 * SECOND + SECOND / 2 + 1, SECOND / 2)
-                .unwrap()
-                .records,
-            2
-        );
+        assert!(batcher.seal_if_old(10 * SECOND + SECOND / 2, SECOND / 2).is_none());
+        assert_eq!(batcher.seal_if_old(10 * SECOND + SECOND / 2 + 1, SECOND / 2).unwrap().records, 2);
     }
 }

@@ -36,25 +36,16 @@ impl Captured {
         if count != slots {
             return Err(Malformed);
         }
-        let mut at = slots
-            .checked_mul(8)
-            .and_then(|sizes| sizes.checked_add(4))
-            .ok_or(Malformed)?;
+        let mut at = slots.checked_mul(8).and_then(|sizes| sizes.checked_add(4)).ok_or(Malformed)?;
         for slot in 0..slots {
             let value_len = self.u32_at(4 + 8 * slot).ok_or(Malformed)?;
             let unused_len = self.u32_at(8 + 8 * slot).ok_or(Malformed)?;
             let start = u32::try_from(at).map_err(|_| Malformed)?;
             let end = start.checked_add(value_len).ok_or(Malformed)?;
             self.spans.push((start, end));
-            at = (end as usize + 2)
-                .checked_add(unused_len as usize)
-                .ok_or(Malformed)?;
+            at = (end as usize + 2).checked_add(unused_len as usize).ok_or(Malformed)?;
         }
-        if at == self.bytes.len() {
-            Ok(())
-        } else {
-            Err(Malformed)
-        }
+        if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
     }
 
     /// Forgets the last request.
@@ -67,19 +58,15 @@ impl Captured {
     pub fn push(&mut self, value: Option<&[u8]>) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value.unwrap_or_default());
-        let span = (
-            u32::try_from(start).unwrap_or(u32::MAX),
-            u32::try_from(self.bytes.len()).unwrap_or(u32::MAX),
-        );
+        let span =
+            (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
         self.spans.push(span);
     }
 
     /// The bytes in a slot; empty where the host has none.
     pub fn slot(&self, slot: usize) -> &[u8] {
-        let span = self
-            .spans
-            .get(slot)
-            .and_then(|&(start, end)| self.bytes.get(start as usize..end as usize));
+        let span =
+            self.spans.get(slot).and_then(|&(start, end)| self.bytes.get(start as usize..end as usize));
         span.unwrap_or_default()
     }
 
@@ -126,16 +113,9 @@ mod tests {
         let mut captured = Captured::default();
         assert_eq!(captured.take_list(answer.clone(), 2), Ok(()));
         assert_eq!(captured.take_list(answer.clone(), 3), Err(Malformed));
-        assert_eq!(
-            captured.take_list([answer.as_slice(), b"x"].concat(), 2),
-            Err(Malformed)
-        );
+        assert_eq!(captured.take_list([answer.as_slice(), b"x"].concat(), 2), Err(Malformed));
         for cut in 0..answer.len() {
-            assert_eq!(
-                captured.take_list(answer[..cut].to_vec(), 2),
-                Err(Malformed),
-                "cut at {cut}"
-            );
+            assert_eq!(captured.take_list(answer[..cut].to_vec(), 2), Err(Malformed), "cut at {cut}");
         }
     }
 

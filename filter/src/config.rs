@@ -184,14 +184,7 @@ impl Config {
         let batch = batch(root.section("batch")?, logs.max_record_bytes)?;
         let queue = queue(root.section("queue")?, batch.max_bytes)?;
         root.finish()?;
-        Ok(Self {
-            collector,
-            resource,
-            logs,
-            metrics,
-            batch,
-            queue,
-        })
+        Ok(Self { collector, resource, logs, metrics, batch, queue })
     }
 }
 
@@ -201,11 +194,9 @@ fn collector(mut section: Section<'_>) -> Result<Collector, ConfigError> {
     })?;
     let collector = Collector {
         authority: section
-            .text(
-                "authority",
-                "a header value: visible ASCII characters, not empty",
-                |text| !text.is_empty() && is_header_value(text),
-            )?
+            .text("authority", "a header value: visible ASCII characters, not empty", |text| {
+                !text.is_empty() && is_header_value(text)
+            })?
             .unwrap_or_else(|| cluster.clone()),
         path_prefix: section
             .text("path_prefix", "\"\" or a path that starts with `/`", |text| {
@@ -291,9 +282,7 @@ fn logs(mut section: Section<'_>) -> Result<Logs, ConfigError> {
 }
 
 fn header_names(section: &mut Section<'_>, key: &'static str) -> Result<Vec<String>, ConfigError> {
-    let names = section.texts(key, 32, "a header name", |name| {
-        name.len() <= 256 && is_token(name)
-    })?;
+    let names = section.texts(key, 32, "a header name", |name| name.len() <= 256 && is_token(name))?;
     let mut lower: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
     lower.sort_unstable();
     lower.dedup();
@@ -301,18 +290,10 @@ fn header_names(section: &mut Section<'_>, key: &'static str) -> Result<Vec<Stri
 }
 
 fn metrics(mut section: Section<'_>) -> Result<Metrics, ConfigError> {
-    let kept = section.subset(
-        "histograms",
-        ["duration", "upstream", "proxy"],
-        [true, false, false],
-    )?;
+    let kept = section.subset("histograms", ["duration", "upstream", "proxy"], [true, false, false])?;
     let added = section.subset(
         "attributes",
-        [
-            "envoy.upstream.cluster",
-            "envoy.route.name",
-            "envoy.virtual_host.name",
-        ],
+        ["envoy.upstream.cluster", "envoy.route.name", "envoy.virtual_host.name"],
         [true, false, false],
     )?;
     let metrics = Metrics {
@@ -324,17 +305,10 @@ fn metrics(mut section: Section<'_>) -> Result<Metrics, ConfigError> {
         )?,
         temporality: section.choice(
             "temporality",
-            &[
-                ("cumulative", Temporality::Cumulative),
-                ("delta", Temporality::Delta),
-            ],
+            &[("cumulative", Temporality::Cumulative), ("delta", Temporality::Delta)],
             Temporality::Cumulative,
         )?,
-        histograms: Histograms {
-            duration: kept[0],
-            upstream: kept[1],
-            proxy: kept[2],
-        },
+        histograms: Histograms { duration: kept[0], upstream: kept[1], proxy: kept[2] },
         attributes: SeriesAttributes {
             upstream_cluster: added[0],
             route_name: added[1],
@@ -362,9 +336,8 @@ fn batch(mut section: Section<'_>, max_record_bytes: usize) -> Result<Batch, Con
 }
 
 fn queue(mut section: Section<'_>, batch_max_bytes: usize) -> Result<Queue, ConfigError> {
-    let queue = Queue {
-        max_bytes: section.size("max_bytes", 2 * batch_max_bytes as u64..=512 * MIB, 16 * MIB)?,
-    };
+    let queue =
+        Queue { max_bytes: section.size("max_bytes", 2 * batch_max_bytes as u64..=512 * MIB, 16 * MIB)? };
     section.finish()?;
     Ok(queue)
 }
@@ -372,9 +345,7 @@ fn queue(mut section: Section<'_>, batch_max_bytes: usize) -> Result<Queue, Conf
 /// RFC 9110, section 5.6.2.
 fn is_token(name: &str) -> bool {
     !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// What every proxy forwards unchanged: visible ASCII and spaces (RFC 9110, section 5.5, without obs-text).

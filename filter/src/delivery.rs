@@ -80,26 +80,15 @@ impl Delivery {
     /// Takes a sealed batch. For records the oldest waiting batches give way; data points give way themselves, and a
     /// cumulative export gives way to a newer one.
     pub fn offer(&mut self, signal: Signal, body: Vec<u8>, items: u64, ledger: &mut Ledger) {
-        let sequence = (signal
-            != Signal::Metrics {
-                superseded_by_next: true,
-            })
-        .then(|| self.next_sequence());
-        let batch = SealedBatch {
-            sequence,
-            signal,
-            body,
-            items,
-        };
+        let sequence = (signal != Signal::Metrics { superseded_by_next: true }).then(|| self.next_sequence());
+        let batch = SealedBatch { sequence, signal, body, items };
         let fits =
             |delivery: &Self, batch: &SealedBatch| delivery.bytes + batch.body.len() <= delivery.max_bytes;
         while signal == Signal::Logs && !fits(self, &batch) {
             let Some(oldest) = self.waiting.pop_front() else {
                 break;
             };
-            self.end(&oldest, ledger, |batch, ledger| {
-                drop_all(batch, Reason::QueueFull, ledger)
-            });
+            self.end(&oldest, ledger, |batch, ledger| drop_all(batch, Reason::QueueFull, ledger));
         }
         if fits(self, &batch) {
             self.bytes += batch.body.len();
@@ -112,18 +101,9 @@ impl Delivery {
 
     /// Takes back the waiting data points that the next export tells anyway; they are not lost, and not counted.
     pub fn supersede_waiting_metrics(&mut self, ledger: &mut Ledger) {
-        let superseded = |batch: &SealedBatch| {
-            batch.signal
-                == Signal::Metrics {
-                    superseded_by_next: true,
-                }
-        };
-        let freed: usize = self
-            .waiting
-            .iter()
-            .filter(|batch| superseded(batch))
-            .map(|batch| batch.body.len())
-            .sum();
+        let superseded = |batch: &SealedBatch| batch.signal == Signal::Metrics { superseded_by_next: true };
+        let freed: usize =
+            self.waiting.iter().filter(|batch| superseded(batch)).map(|batch| batch.body.len()).sum();
         self.waiting.retain(|batch| !superseded(batch));
         self.bytes -= freed;
         ledger.set(Stat::QueueBytes, self.bytes as u64);
@@ -143,18 +123,12 @@ impl Delivery {
     /// The proxy has taken the call: its answer will name `token`.
     pub fn dispatched(&mut self, batch: SealedBatch, token: u32, now_unix_nano: u64, ledger: &mut Ledger) {
         ledger.add(Stat::BatchesSent, 1);
-        self.in_flight.push(Call {
-            token,
-            batch,
-            sent_at_unix_nano: now_unix_nano,
-        });
+        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano });
     }
 
     /// The proxy has not taken the call: no such cluster, or nobody in it.
     pub fn refused(&mut self, batch: SealedBatch, ledger: &mut Ledger) {
-        self.end(&batch, ledger, |batch, ledger| {
-            drop_all(batch, Reason::Expired, ledger)
-        });
+        self.end(&batch, ledger, |batch, ledger| drop_all(batch, Reason::Expired, ledger));
     }
 
     /// The answer to a call; `status` is `None` when there was none. Returns how long the call took, in nanoseconds;
@@ -179,14 +153,10 @@ impl Delivery {
 
     /// Gives up all that waits or is under way: there will be no answers any more.
     pub fn abandon(&mut self, ledger: &mut Ledger) {
-        let in_flight = std::mem::take(&mut self.in_flight)
-            .into_iter()
-            .map(|call| call.batch);
+        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|call| call.batch);
         let waiting = std::mem::take(&mut self.waiting);
         for batch in in_flight.chain(waiting) {
-            self.end(&batch, ledger, |batch, ledger| {
-                drop_all(batch, Reason::Shutdown, ledger)
-            });
+            self.end(&batch, ledger, |batch, ledger| drop_all(batch, Reason::Shutdown, ledger));
         }
     }
 

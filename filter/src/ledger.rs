@@ -84,11 +84,7 @@ const STATS: usize = 3 + 2 * REASONS + 5;
 impl Stat {
     /// All statistics, by [`Stat::index`].
     pub fn all() -> impl Iterator<Item = Self> {
-        let counters = [
-            Self::RecordsCaptured,
-            Self::RecordsSampledOut,
-            Self::RecordsDelivered,
-        ];
+        let counters = [Self::RecordsCaptured, Self::RecordsSampledOut, Self::RecordsDelivered];
         let others = [
             Self::BatchesSent,
             Self::BatchesRetried,

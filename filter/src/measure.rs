@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use crate::config::{Histograms, Metrics, SeriesAttributes, Temporality};
 use crate::otlp::envelope::Envelope;
 use crate::request::FinishedRequest;
-use export::{Metric, Writer};
+use export::{METRICS, Writer};
 use series::SeriesKey;
 
 /// The histograms of one root context.
@@ -26,7 +26,6 @@ pub struct Measurements {
     temporality: Temporality,
     max_series: usize,
     layout: Layout,
-    metrics: [Metric; 3],
     series: HashMap<SeriesKey<Box<[u8]>>, Series>,
     overflow: Option<Series>,
     start_unix_nano: u64,
@@ -37,20 +36,19 @@ pub struct Measurements {
 struct Series {
     /// Encoded as a data point's attributes.
     attributes: Vec<u8>,
-    /// In the order of [`Measurements::metrics`].
-    histograms: [Histogram; 3],
+    /// In the order of [`METRICS`]: a request is in one of the first two, by its direction.
+    histograms: [Histogram; METRICS.len()],
 }
 
 impl Measurements {
-    /// No measurements yet, since `now_unix_nano`. On an outbound listener the proxy is the client.
-    pub fn new(config: &Metrics, outbound: bool, now_unix_nano: u64) -> Self {
+    /// No measurements yet, since `now_unix_nano`.
+    pub fn new(config: &Metrics, now_unix_nano: u64) -> Self {
         Self {
             kept: config.histograms,
             attributes: config.attributes,
             temporality: config.temporality,
             max_series: config.max_series,
             layout: Layout::new(config.max_buckets),
-            metrics: Metric::all(outbound),
             series: HashMap::new(),
             overflow: None,
             start_unix_nano: now_unix_nano,
@@ -60,13 +58,12 @@ impl Measurements {
     /// Counts a request into the histograms of its series.
     pub fn record(&mut self, request: &FinishedRequest<'_>) {
         let seconds = |nano: u64| nano as f64 / 1e9;
-        let upstream = request
-            .upstream_duration_nano
-            .map(|nano| nano.min(request.duration_nano));
+        let upstream = request.upstream_duration_nano.map(|nano| nano.min(request.duration_nano));
         let proxy = request.duration_nano.saturating_sub(upstream.unwrap_or(0));
         let kept = self.kept;
         let values = [
-            kept.duration.then(|| seconds(request.duration_nano)),
+            (kept.duration && !request.is_outbound).then(|| seconds(request.duration_nano)),
+            (kept.duration && request.is_outbound).then(|| seconds(request.duration_nano)),
             upstream.filter(|_| kept.upstream).map(seconds),
             kept.proxy.then(|| seconds(proxy)),
         ];
@@ -82,19 +79,12 @@ impl Measurements {
     /// Encodes all that was measured as export requests of at most `max_bytes` each. With delta temporality the
     /// measurements start anew.
     pub fn export(&mut self, envelope: &Envelope, max_bytes: usize, now_unix_nano: u64) -> Export {
-        let mut writer = Writer::new(
-            envelope,
-            self.temporality,
-            max_bytes,
-            self.start_unix_nano,
-            now_unix_nano,
-        );
-        for (index, metric) in self.metrics.iter().enumerate() {
+        let mut writer =
+            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano);
+        for (index, metric) in METRICS.iter().enumerate() {
             for series in self.series.values_mut().chain(&mut self.overflow) {
-                if let Some(histogram) = series
-                    .histograms
-                    .get_mut(index)
-                    .filter(|histogram| histogram.count() > 0)
+                if let Some(histogram) =
+                    series.histograms.get_mut(index).filter(|histogram| histogram.count() > 0)
                 {
                     histogram.settle(&self.layout);
                     writer.point(metric, &series.attributes, histogram, &self.layout);
@@ -117,25 +107,17 @@ impl Measurements {
     fn series_of(&mut self, key: &SeriesKey<&[u8]>) -> (&mut Series, &Layout) {
         // One place is kept for the overflow series.
         if self.series.len() + 1 >= self.max_series && !self.series.contains_key(key) {
-            let overflow = self
-                .overflow
-                .get_or_insert_with(|| Series::new(series::overflow_attributes()));
+            let overflow = self.overflow.get_or_insert_with(|| Series::new(series::overflow_attributes()));
             return (overflow, &self.layout);
         }
-        let series = self
-            .series
-            .entry_ref(key)
-            .or_insert_with(|| Series::new(key.encode_attributes()));
+        let series = self.series.entry_ref(key).or_insert_with(|| Series::new(key.encode_attributes()));
         (series, &self.layout)
     }
 }
 
 impl Series {
     fn new(attributes: Vec<u8>) -> Self {
-        Self {
-            attributes,
-            histograms: Default::default(),
-        }
+        Self { attributes, histograms: Default::default() }
     }
 }
 

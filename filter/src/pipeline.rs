@@ -36,8 +36,6 @@ pub struct Node {
     pub id: String,
     /// `node.cluster`; empty when unknown.
     pub cluster: String,
-    /// Whether the plugin sits on an outbound listener, where the proxy is the client.
-    pub outbound: bool,
 }
 
 /// One root context's way of a record.
@@ -71,10 +69,8 @@ impl Pipeline {
         let instance_id = uuid::Builder::from_random_bytes(random).into_uuid();
         let envelope = envelope(&config, node, instance_id);
         let overhead = envelope.encoded_len() + RECORD_OVERHEAD_BYTES;
-        let max_record_bytes = config
-            .logs
-            .max_record_bytes
-            .min(config.batch.max_bytes.saturating_sub(overhead));
+        let max_record_bytes =
+            config.logs.max_record_bytes.min(config.batch.max_bytes.saturating_sub(overhead));
         if max_record_bytes < MIN_RECORD_BYTES {
             return Err(ConfigError::new(format!(
                 "configuration: `resource`: takes {overhead} of the `batch.max_bytes` of {}, allowed is what leaves {MIN_RECORD_BYTES} for a record",
@@ -87,9 +83,9 @@ impl Pipeline {
         Ok(Self {
             plan: Plan::new(&config),
             instance_id,
-            encoder: Encoder::new(&config.logs, max_record_bytes, node.outbound),
+            encoder: Encoder::new(&config.logs, max_record_bytes),
             batcher: Batcher::new(&config.batch),
-            measurements: Measurements::new(&config.metrics, node.outbound, now_unix_nano),
+            measurements: Measurements::new(&config.metrics, now_unix_nano),
             has_new_measurements: false,
             next_export_unix_nano: now_unix_nano.saturating_add(first_export),
             delivery: Delivery::new(config.queue.max_bytes, config.collector.max_in_flight),
@@ -120,9 +116,9 @@ impl Pipeline {
         if self.config.logs.enabled {
             self.ledger.captured();
             let encoder = &mut self.encoder;
-            let full = self.batcher.push(&self.envelope, now_unix_nano, |out| {
-                encoder.encode(&request, now_unix_nano, out)
-            });
+            let full = self
+                .batcher
+                .push(&self.envelope, now_unix_nano, |out| encoder.encode(&request, now_unix_nano, out));
             self.offer_logs(full);
         }
     }
@@ -163,8 +159,7 @@ impl Pipeline {
     /// Counts all that is left as lost to the shutdown.
     pub fn abandon(&mut self) {
         let open = self.batcher.seal();
-        self.ledger
-            .dropped(Reason::Shutdown, open.map_or(0, |open| open.records));
+        self.ledger.dropped(Reason::Shutdown, open.map_or(0, |open| open.records));
         self.delivery.abandon(&mut self.ledger);
     }
 
@@ -178,17 +173,11 @@ impl Pipeline {
         let collector = &self.config.collector;
         let own = [
             (":method", "POST".to_owned()),
-            (
-                ":path",
-                format!("{}{}", collector.path_prefix, batch.signal.path()),
-            ),
+            (":path", format!("{}{}", collector.path_prefix, batch.signal.path())),
             (":authority", collector.authority.clone()),
             ("content-type", "application/x-protobuf".to_owned()),
             ("user-agent", format!("OTel-OTLP-Exporter-offpath/{VERSION}")),
-            (
-                "x-offpath-batch",
-                format!("{}-{}", self.instance_id, batch.sequence.unwrap_or_default()),
-            ),
+            ("x-offpath-batch", format!("{}-{}", self.instance_id, batch.sequence.unwrap_or_default())),
         ];
         own.into_iter()
             .map(|(name, value)| (name.to_owned(), value))
@@ -208,8 +197,7 @@ impl Pipeline {
 
     /// The proxy has taken a call.
     pub fn dispatched(&mut self, batch: SealedBatch, token: u32, now_unix_nano: u64) {
-        self.delivery
-            .dispatched(batch, token, now_unix_nano, &mut self.ledger);
+        self.delivery.dispatched(batch, token, now_unix_nano, &mut self.ledger);
     }
 
     /// The proxy has not taken a call.
@@ -225,9 +213,7 @@ impl Pipeline {
         body: &[u8],
         now_unix_nano: u64,
     ) -> Option<u64> {
-        let took_nano = self
-            .delivery
-            .answered(token, status, body, now_unix_nano, &mut self.ledger)?;
+        let took_nano = self.delivery.answered(token, status, body, now_unix_nano, &mut self.ledger)?;
         Some(took_nano / 1_000_000)
     }
 
@@ -253,12 +239,9 @@ impl Pipeline {
     fn export_measurements(&mut self, now_unix_nano: u64) {
         let superseded_by_next = self.config.metrics.temporality == Temporality::Cumulative;
         self.delivery.supersede_waiting_metrics(&mut self.ledger);
-        let export = self
-            .measurements
-            .export(&self.envelope, self.config.batch.max_bytes, now_unix_nano);
+        let export = self.measurements.export(&self.envelope, self.config.batch.max_bytes, now_unix_nano);
         self.has_new_measurements = false;
-        self.ledger
-            .add(Stat::PointsDropped(Reason::Oversized), export.oversized_points);
+        self.ledger.add(Stat::PointsDropped(Reason::Oversized), export.oversized_points);
         for request in export.requests {
             self.delivery.offer(
                 Signal::Metrics { superseded_by_next },
@@ -274,25 +257,13 @@ impl Pipeline {
 /// writers of one stream would spoil it.
 fn envelope(config: &Config, node: &Node, instance_id: Uuid) -> Envelope {
     let mut resource = config.resource.clone();
-    let service_name = if node.cluster.is_empty() {
-        "envoy"
-    } else {
-        &node.cluster
-    };
-    resource
-        .entry("service.name".to_owned())
-        .or_insert_with(|| service_name.to_owned());
+    let service_name = if node.cluster.is_empty() { "envoy" } else { &node.cluster };
+    resource.entry("service.name".to_owned()).or_insert_with(|| service_name.to_owned());
     if !node.id.is_empty() {
-        resource
-            .entry("envoy.node.id".to_owned())
-            .or_insert_with(|| node.id.clone());
+        resource.entry("envoy.node.id".to_owned()).or_insert_with(|| node.id.clone());
     }
     resource.insert("service.instance.id".to_owned(), instance_id.to_string());
-    Envelope::new(
-        resource.iter().map(|(key, value)| (key.as_str(), value.as_str())),
-        SCOPE_NAME,
-        VERSION,
-    )
+    Envelope::new(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), SCOPE_NAME, VERSION)
 }
 
 fn nano(duration: Duration) -> u64 {

@@ -76,9 +76,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, _context_id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream {
-            plugin: Rc::clone(&self.plugin),
-        }))
+        Some(Box::new(Stream { plugin: Rc::clone(&self.plugin) }))
     }
 
     fn get_type(&self) -> Option<ContextType> {

@@ -33,6 +33,9 @@ mod log_record {
     pub(super) const EVENT_NAME: u32 = 12;
 }
 
+/// The name of every record's event.
+const EVENT_NAME: &str = "http.server.request";
+
 /// The most bytes of single values, whatever room there is.
 mod max_bytes {
     pub(super) const PATH: usize = 2048;
@@ -49,8 +52,6 @@ pub struct Encoder {
     client_address: ClientAddress,
     request_headers: Vec<Header>,
     response_headers: Vec<Header>,
-    event_name: &'static str,
-    duration_key: &'static str,
     scratch: Vec<u8>,
 }
 
@@ -62,8 +63,7 @@ struct Header {
 
 impl Encoder {
     /// For records of at most `max_record_bytes`, which may be less than the configuration allows but is 512 or more.
-    /// On an outbound listener the proxy is the client.
-    pub fn new(config: &Logs, max_record_bytes: usize, outbound: bool) -> Self {
+    pub fn new(config: &Logs, max_record_bytes: usize) -> Self {
         let headers = |side, names: &[String]| {
             let header = |name: &String| Header {
                 key: format!("http.{side}.header.{name}"),
@@ -76,16 +76,6 @@ impl Encoder {
             client_address: config.client_address,
             request_headers: headers("request", &config.request_headers),
             response_headers: headers("response", &config.response_headers),
-            event_name: if outbound {
-                "http.client.request"
-            } else {
-                "http.server.request"
-            },
-            duration_key: if outbound {
-                "http.client.request.duration"
-            } else {
-                "http.server.request.duration"
-            },
             scratch: Vec::new(),
         }
     }
@@ -93,11 +83,8 @@ impl Encoder {
     /// Appends the record of `request` to `out`, as an item of a request's scope.
     pub fn encode(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, out: &mut Vec<u8>) {
         let record = Open::<3>::begin(out, ITEM);
-        let mut record_out = RecordWriter {
-            budget: Budget::new(out.len(), self.max_record_bytes),
-            out,
-        };
-        record_out.times_and_ids(request, now_unix_nano, self.event_name);
+        let mut record_out = RecordWriter { budget: Budget::new(out.len(), self.max_record_bytes), out };
+        record_out.times_and_ids(request, now_unix_nano);
         record_out.body(request, self.max_record_bytes / 4);
         self.attributes(request, &mut record_out);
         record_out.finish();
@@ -111,7 +98,9 @@ impl Encoder {
         if let Some(status) = outcome.status {
             out.int("http.response.status_code", u64::from(status));
         }
-        out.f64(self.duration_key, request.duration_nano as f64 / 1e9);
+        let duration =
+            if request.is_outbound { "http.client.request.duration" } else { "http.server.request.duration" };
+        out.f64(duration, request.duration_nano as f64 / 1e9);
         if let Some(error_type) = outcome.error_type {
             error_type.with_str(|text| out.str("error.type", text));
         }
@@ -131,31 +120,11 @@ impl Encoder {
         out.counts(request);
         out.text("url.path", path, max_bytes::PATH);
         out.flags(request);
-        out.text(
-            "envoy.response.code_details",
-            request.bytes(Field::CodeDetails),
-            max_bytes::TEXT,
-        );
-        out.text(
-            "envoy.upstream.cluster",
-            request.bytes(Field::Cluster),
-            max_bytes::TEXT,
-        );
-        out.text(
-            "envoy.upstream.address",
-            request.bytes(Field::UpstreamAddress),
-            max_bytes::TEXT,
-        );
-        out.text(
-            "envoy.route.name",
-            request.bytes(Field::RouteName),
-            max_bytes::TEXT,
-        );
-        out.text(
-            "envoy.request.id",
-            request.bytes(Field::RequestId),
-            max_bytes::TEXT,
-        );
+        out.text("envoy.response.code_details", request.bytes(Field::CodeDetails), max_bytes::TEXT);
+        out.text("envoy.upstream.cluster", request.bytes(Field::Cluster), max_bytes::TEXT);
+        out.text("envoy.upstream.address", request.bytes(Field::UpstreamAddress), max_bytes::TEXT);
+        out.text("envoy.route.name", request.bytes(Field::RouteName), max_bytes::TEXT);
+        out.text("envoy.request.id", request.bytes(Field::RequestId), max_bytes::TEXT);
         if let Some(address) =
             redact::client_address(request.bytes(Field::ClientAddress), self.client_address)
         {
@@ -163,22 +132,14 @@ impl Encoder {
         }
         out.server(request.bytes(Field::Host));
         if request.method == Method::Other {
-            out.text(
-                "http.request.method_original",
-                request.bytes(Field::Method),
-                max_bytes::TEXT,
-            );
+            out.text("http.request.method_original", request.bytes(Field::Method), max_bytes::TEXT);
         }
         if let Some(query) = query.filter(|query| !query.is_empty()) {
             self.scratch.clear();
             redact::query(query, &mut self.scratch);
             out.text("url.query", &self.scratch, max_bytes::QUERY);
         }
-        out.text(
-            "user_agent.original",
-            request.bytes(Field::UserAgent),
-            max_bytes::USER_AGENT,
-        );
+        out.text("user_agent.original", request.bytes(Field::UserAgent), max_bytes::USER_AGENT);
         for (index, header) in self.request_headers.iter().enumerate() {
             out.header(header, request.request_header(index));
         }
@@ -196,13 +157,13 @@ struct RecordWriter<'o> {
 
 impl RecordWriter<'_> {
     /// Everything of fixed size; about 130 bytes.
-    fn times_and_ids(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, event_name: &str) {
+    fn times_and_ids(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) {
         let severity = request.outcome.severity();
         put_fixed64(self.out, log_record::TIME_UNIX_NANO, request.start_unix_nano);
         put_fixed64(self.out, log_record::OBSERVED_TIME_UNIX_NANO, now_unix_nano);
         put_uint(self.out, log_record::SEVERITY_NUMBER, severity.number());
         put_bytes(self.out, log_record::SEVERITY_TEXT, severity.text().as_bytes());
-        put_bytes(self.out, log_record::EVENT_NAME, event_name.as_bytes());
+        put_bytes(self.out, log_record::EVENT_NAME, EVENT_NAME.as_bytes());
         if let Some(context) = request.trace_context() {
             put_bytes(self.out, log_record::TRACE_ID, &context.trace_id);
             put_bytes(self.out, log_record::SPAN_ID, &context.span_id);
@@ -216,12 +177,7 @@ impl RecordWriter<'_> {
         let path = String::from_utf8_lossy(request.path_and_query().0);
         let path = cut(&path, max_bytes::PATH.min(max_len.saturating_sub(REST_MAX_BYTES)));
         let mut line = String::with_capacity(path.len() + REST_MAX_BYTES);
-        let _ = write!(
-            line,
-            "{} {} ",
-            request.method.as_str(),
-            if path.is_empty() { "-" } else { path }
-        );
+        let _ = write!(line, "{} {} ", request.method.as_str(), if path.is_empty() { "-" } else { path });
         let _ = match request.outcome.status {
             Some(status) => write!(line, "{status} "),
             None => write!(line, "- "),
@@ -263,11 +219,7 @@ impl RecordWriter<'_> {
         if value.is_empty() {
             return;
         }
-        let value = if header.is_credential {
-            redact::REDACTED.as_bytes()
-        } else {
-            value
-        };
+        let value = if header.is_credential { redact::REDACTED.as_bytes() } else { value };
         let text = String::from_utf8_lossy(value.get(..=max_bytes::HEADER).unwrap_or(value));
         if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_bytes::HEADER) {
             put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
@@ -275,10 +227,9 @@ impl RecordWriter<'_> {
     }
 
     fn counts(&mut self, request: &FinishedRequest<'_>) {
-        for (key, field) in [
-            ("http.request.size", Field::RequestSize),
-            ("http.response.size", Field::ResponseSize),
-        ] {
+        for (key, field) in
+            [("http.request.size", Field::RequestSize), ("http.response.size", Field::ResponseSize)]
+        {
             if let Some(count) = request.count(field) {
                 self.int(key, count);
             }
@@ -303,10 +254,7 @@ impl RecordWriter<'_> {
             !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
         });
         let host = port_at.and_then(|at| authority.get(..at)).unwrap_or(authority);
-        let host = host
-            .strip_prefix(b"[")
-            .and_then(|host| host.strip_suffix(b"]"))
-            .unwrap_or(host);
+        let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
         self.text("server.address", host, max_bytes::TEXT);
         let port = port_at.and_then(|at| str::from_utf8(authority.get(at + 1..)?).ok()?.parse::<u16>().ok());
         if let Some(port) = port {
@@ -318,11 +266,7 @@ impl RecordWriter<'_> {
         if self.budget.was_exceeded() {
             put_bool(self.out, log_record::ATTRIBUTES, "offpath.truncated", true);
             if self.budget.left_out() > 0 {
-                put_uint(
-                    self.out,
-                    log_record::DROPPED_ATTRIBUTES_COUNT,
-                    self.budget.left_out(),
-                );
+                put_uint(self.out, log_record::DROPPED_ATTRIBUTES_COUNT, self.budget.left_out());
             }
         }
     }

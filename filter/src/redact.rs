@@ -104,15 +104,11 @@ fn is_secret_param(name: &[u8]) -> bool {
     let decoded = decoded.get(..len).unwrap_or_default();
     // `a[token]=` and `user.token=` are other names; blanks around a name are not.
     let decoded = decoded.trim_ascii();
-    SECRET_QUERY_PARAMS
-        .iter()
-        .any(|secret| secret.as_bytes() == decoded)
+    SECRET_QUERY_PARAMS.iter().any(|secret| secret.as_bytes() == decoded)
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    (byte as char)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 /// The part of a client's address that may be told: `address` is Envoy's, `ip:port` or `[ip6]:port`; the port goes.
@@ -120,10 +116,9 @@ fn hex_digit(byte: u8) -> Option<u8> {
 pub fn client_address(address: &[u8], how: ClientAddress) -> Option<String> {
     let text = str::from_utf8(address).ok()?;
     let ip = match text.rsplit_once(':') {
-        Some((ip, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => ip
-            .strip_prefix('[')
-            .and_then(|ip| ip.strip_suffix(']'))
-            .unwrap_or(ip),
+        Some((ip, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip)
+        }
         _ => text,
     };
     match how {
@@ -163,10 +158,7 @@ mod tests {
             ("%74oken=a=b&&", "%74oken=REDACTED&&"),
             ("token&token=", "token&token=REDACTED"),
             ("tokens=1&%zz=2&%=3&%4=5", "tokens=1&%zz=2&%=3&%4=5"),
-            (
-                "X-Amz-Signature=f00&sig=1",
-                "X-Amz-Signature=REDACTED&sig=REDACTED",
-            ),
+            ("X-Amz-Signature=f00&sig=1", "X-Amz-Signature=REDACTED&sig=REDACTED"),
             ("+token=x&%20token=y", "+token=REDACTED&%20token=REDACTED"),
         ] {
             assert_eq!(redacted(query), expected);
@@ -195,11 +187,7 @@ mod tests {
             ("/run/socket", Truncated, None),
             ("", Full, None),
         ] {
-            assert_eq!(
-                client_address(address.as_bytes(), how).as_deref(),
-                expected,
-                "{address}"
-            );
+            assert_eq!(client_address(address.as_bytes(), how).as_deref(), expected, "{address}");
         }
         assert_eq!(client_address(b"\xff:1", Full), None);
     }

@@ -13,6 +13,9 @@ pub use vocabulary::{GrpcStatus, Method, ProtocolVersion, Scheme};
 
 use crate::capture::{Captured, Field, Plan};
 
+/// `envoy.config.core.v3.TrafficDirection.OUTBOUND`.
+const OUTBOUND: i64 = 2;
+
 /// A finished request. Text is as the host has it: any bytes.
 #[derive(Debug)]
 pub struct FinishedRequest<'c> {
@@ -30,6 +33,8 @@ pub struct FinishedRequest<'c> {
     pub protocol_version: Option<ProtocolVersion>,
     /// Whether it was a gRPC call, by its content type.
     pub is_grpc: bool,
+    /// Whether it left by an outbound listener: the proxy was the client then.
+    pub is_outbound: bool,
     /// How it ended.
     pub outcome: Outcome,
     plan: &'c Plan,
@@ -39,14 +44,9 @@ pub struct FinishedRequest<'c> {
 impl<'c> FinishedRequest<'c> {
     /// Reads what was captured, at `now_unix_nano`.
     pub fn read(plan: &'c Plan, captured: &'c Captured, now_unix_nano: u64) -> Self {
-        let nano = |field| {
-            plan.int(captured, field)
-                .and_then(|value| u64::try_from(value).ok())
-        };
+        let nano = |field| plan.int(captured, field).and_then(|value| u64::try_from(value).ok());
         // Without a start (no stream information at all) the request is taken to begin and end now.
-        let start_unix_nano = nano(Field::StartTime)
-            .filter(|&start| start > 0)
-            .unwrap_or(now_unix_nano);
+        let start_unix_nano = nano(Field::StartTime).filter(|&start| start > 0).unwrap_or(now_unix_nano);
         let is_grpc = is_grpc(plan.bytes(captured, Field::ContentType));
         Self {
             start_unix_nano,
@@ -57,6 +57,7 @@ impl<'c> FinishedRequest<'c> {
             scheme: Scheme::read(plan.bytes(captured, Field::Scheme)),
             protocol_version: ProtocolVersion::read(plan.bytes(captured, Field::Protocol)),
             is_grpc,
+            is_outbound: plan.int(captured, Field::ListenerDirection) == Some(OUTBOUND),
             outcome: Outcome::new(
                 plan.int(captured, Field::Status),
                 // Envoy derives a gRPC status for every request; it says something about gRPC calls only.
@@ -75,9 +76,7 @@ impl<'c> FinishedRequest<'c> {
 
     /// A count; `None` when the host has none.
     pub fn count(&self, field: Field) -> Option<u64> {
-        self.plan
-            .int(self.captured, field)
-            .and_then(|value| u64::try_from(value).ok())
+        self.plan.int(self.captured, field).and_then(|value| u64::try_from(value).ok())
     }
 
     /// The value of the `index`th configured request header; empty when it was not there.
@@ -133,11 +132,7 @@ impl TraceContext {
         let trace_id = hex(rest.get(1..33)?)?;
         let span_id = hex(rest.get(34..50)?)?;
         let [flags] = hex(rest.get(51..53)?)?;
-        (trace_id != [0; 16] && span_id != [0; 8]).then_some(Self {
-            trace_id,
-            span_id,
-            flags,
-        })
+        (trace_id != [0; 16] && span_id != [0; 8]).then_some(Self { trace_id, span_id, flags })
     }
 }
 
@@ -175,10 +170,7 @@ mod tests {
     fn only_a_valid_traceparent_has_ids() {
         let valid = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let context = TraceContext::read(valid).unwrap();
-        assert_eq!(
-            context.trace_id,
-            0x4bf92f3577b34da6a3ce929d0e0e4736u128.to_be_bytes()
-        );
+        assert_eq!(context.trace_id, 0x4bf92f3577b34da6a3ce929d0e0e4736u128.to_be_bytes());
         assert_eq!(context.span_id, 0x00f067aa0ba902b7u64.to_be_bytes());
         assert_eq!(context.flags, 1);
         assert!(
@@ -196,30 +188,16 @@ mod tests {
             b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0",
             b"\xff\xfe-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
-            assert_eq!(
-                TraceContext::read(wrong),
-                None,
-                "{}",
-                String::from_utf8_lossy(wrong)
-            );
+            assert_eq!(TraceContext::read(wrong), None, "{}", String::from_utf8_lossy(wrong));
         }
     }
 
     #[test]
     fn grpc_is_told_by_its_content_type() {
-        for yes in [
-            "application/grpc",
-            "application/grpc+proto",
-            "application/grpc; charset=utf-8",
-        ] {
+        for yes in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
             assert!(is_grpc(yes.as_bytes()), "{yes}");
         }
-        for no in [
-            "",
-            "application/json",
-            "application/grpc-web",
-            "application/grpcx",
-        ] {
+        for no in ["", "application/json", "application/grpc-web", "application/grpcx"] {
             assert!(!is_grpc(no.as_bytes()), "{no}");
         }
     }

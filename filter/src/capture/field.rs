@@ -50,6 +50,9 @@ pub enum Field {
     RouteName,
     /// The matched virtual host's name.
     VirtualHostName,
+    /// Whether the listener takes requests in or out, as `envoy.config.core.v3.TrafficDirection`. Read for each request:
+    /// listeners of both directions share a root context when their configurations are equal.
+    ListenerDirection,
 }
 
 /// What a field is read for.
@@ -62,7 +65,7 @@ pub(super) enum Use {
 }
 
 /// Every field: its attribute's name, and whether histograms need it. In the order of [`Field`].
-pub(super) const FIELDS: [(Field, &str, Use); 23] = [
+pub(super) const FIELDS: [(Field, &str, Use); 24] = [
     (Field::StartTime, "request.time", Use::Both),
     (Field::Duration, "request.duration", Use::Both),
     (Field::Method, "request.method", Use::Both),
@@ -86,4 +89,5 @@ pub(super) const FIELDS: [(Field, &str, Use); 23] = [
     (Field::Cluster, "xds.cluster_name", Use::Both),
     (Field::RouteName, "xds.route_name", Use::Both),
     (Field::VirtualHostName, "xds.virtual_host_name", Use::Both),
+    (Field::ListenerDirection, "xds.listener_direction", Use::Both),
 ];

@@ -39,17 +39,15 @@ impl Plan {
         }
         if config.logs.enabled {
             plan.first_request_header = terms.len();
-            for (side, headers) in [
-                ("request", &config.logs.request_headers),
-                ("response", &config.logs.response_headers),
-            ] {
+            for (side, headers) in
+                [("request", &config.logs.request_headers), ("response", &config.logs.response_headers)]
+            {
                 if side == "response" {
                     plan.first_response_header = terms.len();
                 }
                 for header in headers {
                     terms.push(header_term(side, header));
-                    plan.property_paths
-                        .push([side.as_bytes(), b"\0headers\0", header.as_bytes()].concat());
+                    plan.property_paths.push([side.as_bytes(), b"\0headers\0", header.as_bytes()].concat());
                 }
             }
         }
@@ -70,8 +68,7 @@ impl Plan {
     /// The bytes of a field; empty when the host has none or nobody asked.
     pub fn bytes<'c>(&self, captured: &'c Captured, field: Field) -> &'c [u8] {
         let slot = self.field_slots.get(field as usize).copied().flatten();
-        slot.map(|slot| captured.slot(usize::from(slot)))
-            .unwrap_or_default()
+        slot.map(|slot| captured.slot(usize::from(slot))).unwrap_or_default()
     }
 
     /// A field that the host answers as an 8-byte little-endian integer.
@@ -109,9 +106,7 @@ fn header_term(side: &str, header: &str) -> String {
 }
 
 fn property_path(name: &str) -> Vec<u8> {
-    name.bytes()
-        .map(|byte| if byte == b'.' { 0 } else { byte })
-        .collect()
+    name.bytes().map(|byte| if byte == b'.' { 0 } else { byte }).collect()
 }
 
 #[cfg(test)]
@@ -138,10 +133,7 @@ mod tests {
             r#","x-a" in request.headers?request.headers["x-a"]:"","y'b" in response.headers?response.headers["y'b"]:""]"#
         ));
         assert_eq!(plan.property_paths().last().unwrap(), b"response\0headers\0y'b");
-        assert_eq!(
-            plan.expression().matches("?").count(),
-            plan.property_paths().len()
-        );
+        assert_eq!(plan.expression().matches("?").count(), plan.property_paths().len());
     }
 
     #[test]
@@ -165,6 +157,7 @@ mod tests {
                 "response.code",
                 "response.flags",
                 "response.grpc_status",
+                "xds.listener_direction",
             ]
         );
     }

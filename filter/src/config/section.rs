@@ -21,16 +21,13 @@ impl<'a> Section<'a> {
     /// The whole configuration.
     pub(super) fn root(value: &'a Value) -> Result<Self, ConfigError> {
         match value {
-            Value::Object(object) => Ok(Self {
-                path: String::new(),
-                object: Some(object),
-                known: Vec::new(),
-            }),
+            Value::Object(object) => {
+                Ok(Self { path: String::new(), object: Some(object), known: Vec::new() })
+            }
             // Not even a scalar is quoted: the text may be anything, a token pasted into the wrong place too.
-            other => Err(ConfigError::new(format!(
-                "configuration: is {}, allowed is an object",
-                kind(other)
-            ))),
+            other => {
+                Err(ConfigError::new(format!("configuration: is {}, allowed is an object", kind(other))))
+            }
         }
     }
 
@@ -41,18 +38,13 @@ impl<'a> Section<'a> {
             Some(Value::Object(object)) => Some(object),
             Some(_) => return Err(self.wrong(key, "an object")),
         };
-        Ok(Section {
-            path: self.path_of(key),
-            object,
-            known: Vec::new(),
-        })
+        Ok(Section { path: self.path_of(key), object, known: Vec::new() })
     }
 
     /// Refuses keys that nobody asked for.
     pub(super) fn finish(self) -> Result<(), ConfigError> {
-        let unknown = self
-            .object
-            .and_then(|object| object.keys().find(|key| !self.known.contains(&key.as_str())));
+        let unknown =
+            self.object.and_then(|object| object.keys().find(|key| !self.known.contains(&key.as_str())));
         match unknown {
             None => Ok(()),
             Some(key) => Err(ConfigError::new(format!(
@@ -87,10 +79,7 @@ impl<'a> Section<'a> {
             .filter(|number| range.contains(number))
             .and_then(|number| usize::try_from(number).ok())
             .ok_or_else(|| {
-                self.wrong(
-                    key,
-                    &format!("a whole number from {} to {}", range.start(), range.end()),
-                )
+                self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end()))
             })
     }
 
@@ -108,10 +97,8 @@ impl<'a> Section<'a> {
             .and_then(|text| humantime::parse_duration(text).ok())
             .filter(|duration| range.contains(duration))
             .ok_or_else(|| {
-                let (from, to) = (
-                    humantime::format_duration(*range.start()),
-                    humantime::format_duration(*range.end()),
-                );
+                let (from, to) =
+                    (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
                 self.wrong(
                     key,
                     &format!("a duration such as \"250ms\", \"5s\" or \"5m\", from {from} to {to}"),
@@ -157,10 +144,7 @@ impl<'a> Section<'a> {
             None => &[],
             Some(Value::Array(items)) if items.len() <= max_len => items,
             Some(_) => {
-                return Err(self.wrong(
-                    key,
-                    &format!("an array of at most {max_len} strings, each {item}"),
-                ));
+                return Err(self.wrong(key, &format!("an array of at most {max_len} strings, each {item}")));
             }
         };
         items
@@ -201,9 +185,7 @@ impl<'a> Section<'a> {
         if self.get(key).is_none() {
             return Ok(default);
         }
-        let names = self.texts(key, N, &quoted(members.iter().copied()), |name| {
-            members.contains(&name)
-        })?;
+        let names = self.texts(key, N, &quoted(members.iter().copied()), |name| members.contains(&name))?;
         Ok(members.map(|member| names.contains(&member)))
     }
 
@@ -240,10 +222,9 @@ impl<'a> Section<'a> {
     ) -> Result<Vec<(&'a str, Option<&'a str>)>, ConfigError> {
         match self.get(key) {
             None => Ok(Vec::new()),
-            Some(Value::Object(object)) if object.len() <= max_len => Ok(object
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str()))
-                .collect()),
+            Some(Value::Object(object)) if object.len() <= max_len => {
+                Ok(object.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect())
+            }
             Some(_) => Err(ConfigError::new(format!(
                 "configuration: `{}`: the value (not shown) is not an object of at most {max_len} strings",
                 self.path_of(key)
@@ -259,19 +240,11 @@ impl<'a> Section<'a> {
     }
 
     fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     fn wrong(&self, key: &str, allowed: &str) -> ConfigError {
-        wrong_value(
-            &self.path_of(key),
-            self.object.and_then(|object| object.get(key)),
-            allowed,
-        )
+        wrong_value(&self.path_of(key), self.object.and_then(|object| object.get(key)), allowed)
     }
 }
 
@@ -313,9 +286,5 @@ fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
 /// Cuts what is quoted in an error, so that one line stays one line.
 fn clip(text: &str) -> String {
     let shown: String = text.chars().filter(|char| !char.is_control()).take(64).collect();
-    if shown.len() < text.len() {
-        format!("{shown}…")
-    } else {
-        shown
-    }
+    if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }

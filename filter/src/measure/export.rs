@@ -31,31 +31,19 @@ pub(super) struct Metric {
     description: &'static str,
 }
 
-impl Metric {
-    /// Whole request, the upstream's part, the proxy's part.
-    pub(super) fn all(outbound: bool) -> [Self; 3] {
-        let duration = if outbound {
-            Self {
-                name: "http.client.request.duration",
-                description: "Duration of HTTP client requests.",
-            }
-        } else {
-            Self {
-                name: "http.server.request.duration",
-                description: "Duration of HTTP server requests.",
-            }
-        };
-        let upstream = Self {
-            name: "envoy.upstream.duration",
-            description: "From the first byte sent to the upstream to the last byte received from it.",
-        };
-        let proxy = Self {
-            name: "envoy.proxy.duration",
-            description: "The part of the request's duration that was not the upstream's.",
-        };
-        [duration, upstream, proxy]
-    }
-}
+/// All metrics: whole requests taken in and sent out, the upstream's part, the proxy's part.
+pub(super) const METRICS: [Metric; 4] = [
+    Metric { name: "http.server.request.duration", description: "Duration of HTTP server requests." },
+    Metric { name: "http.client.request.duration", description: "Duration of HTTP client requests." },
+    Metric {
+        name: "envoy.upstream.duration",
+        description: "From the first byte sent to the upstream to the last byte received from it.",
+    },
+    Metric {
+        name: "envoy.proxy.duration",
+        description: "The part of the request's duration that was not the upstream's.",
+    },
+];
 
 /// The most bytes of a metric besides its data points: texts, tags, padded lengths, the temporality.
 const METRIC_OVERHEAD_BYTES: usize = 160;
@@ -149,11 +137,7 @@ impl<'e> Writer<'e> {
         put_bytes(&mut self.body, 2, metric.description.as_bytes());
         put_bytes(&mut self.body, 3, b"s");
         let histogram = Open::begin(&mut self.body, 10);
-        self.metric = Some(OpenMetric {
-            name: metric.name,
-            metric: open,
-            histogram,
-        });
+        self.metric = Some(OpenMetric { name: metric.name, metric: open, histogram });
     }
 
     fn end_metric(&mut self) {
@@ -173,10 +157,7 @@ impl<'e> Writer<'e> {
         if let Some(request) = self.request.take() {
             request.end(&mut self.body);
             let body = std::mem::take(&mut self.body);
-            self.done.requests.push(ExportedRequest {
-                body,
-                points: std::mem::take(&mut self.points),
-            });
+            self.done.requests.push(ExportedRequest { body, points: std::mem::take(&mut self.points) });
         }
     }
 }

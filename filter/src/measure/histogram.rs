@@ -46,16 +46,8 @@ impl Layout {
         let start_scale = floor_scale + START_ABOVE_FLOOR;
         let table_scale = start_scale.max(0);
         let buckets = 1u32 << table_scale;
-        let bounds = (0..buckets)
-            .map(|index| (f64::from(index) / f64::from(buckets)).exp2())
-            .collect();
-        Self {
-            max_buckets,
-            floor_scale,
-            start_scale,
-            bounds,
-            table_scale,
-        }
+        let bounds = (0..buckets).map(|index| (f64::from(index) / f64::from(buckets)).exp2()).collect();
+        Self { max_buckets, floor_scale, start_scale, bounds, table_scale }
     }
 
     /// The bucket of a normal, positive value.
@@ -87,11 +79,7 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&mut self, layout: &Layout, seconds: f64) {
-        self.min = if self.count == 0 {
-            seconds
-        } else {
-            self.min.min(seconds)
-        };
+        self.min = if self.count == 0 { seconds } else { self.min.min(seconds) };
         self.max = self.max.max(seconds);
         self.sum += seconds;
         self.count += 1;
@@ -103,9 +91,7 @@ impl Histogram {
             self.scale = layout.start_scale;
         }
         let index = self.make_room(layout, seconds.min(MAX_SECONDS));
-        if let Some(count) = usize::try_from(index - self.offset)
-            .ok()
-            .and_then(|at| self.counts.get_mut(at))
+        if let Some(count) = usize::try_from(index - self.offset).ok().and_then(|at| self.counts.get_mut(at))
         {
             *count += 1;
         }
@@ -135,23 +121,13 @@ impl Histogram {
         put_fixed64(out, 3, now_unix_nano);
         put_fixed64(out, 4, self.count);
         put_double(out, 5, self.sum);
-        put_sint(
-            out,
-            6,
-            i64::from(if self.counts.is_empty() {
-                layout.start_scale
-            } else {
-                self.scale
-            }),
-        );
+        put_sint(out, 6, i64::from(if self.counts.is_empty() { layout.start_scale } else { self.scale }));
         put_fixed64(out, 7, self.zero_count);
         let positive = Open::<3>::begin(out, 8);
         put_sint(out, 1, i64::from(self.offset));
         let packed = Open::<3>::begin(out, 2);
-        let (exported, beyond) = self
-            .counts
-            .split_at_checked(layout.max_buckets)
-            .unwrap_or((&self.counts, &[]));
+        let (exported, beyond) =
+            self.counts.split_at_checked(layout.max_buckets).unwrap_or((&self.counts, &[]));
         let folded: u64 = beyond.iter().sum();
         if let Some((last, others)) = exported.split_last() {
             others.iter().for_each(|&count| put_varint(out, count));
@@ -166,11 +142,7 @@ impl Histogram {
 
     /// How many values lie beyond the buckets that can be exported.
     fn folded(&self, layout: &Layout) -> u64 {
-        self.counts
-            .get(layout.max_buckets..)
-            .unwrap_or_default()
-            .iter()
-            .sum()
+        self.counts.get(layout.max_buckets..).unwrap_or_default().iter().sum()
     }
 
     /// Widens the range, or lowers the scale, until the bucket of `value` is in `counts`; returns its index.
@@ -204,9 +176,8 @@ impl Histogram {
         let merged_offset = self.offset >> 1;
         let mut merged = vec![0; self.counts.len() / 2 + 1];
         for (index, count) in (self.offset..).zip(&self.counts) {
-            if let Some(place) = usize::try_from((index >> 1) - merged_offset)
-                .ok()
-                .and_then(|at| merged.get_mut(at))
+            if let Some(place) =
+                usize::try_from((index >> 1) - merged_offset).ok().and_then(|at| merged.get_mut(at))
             {
                 *place += count;
             }

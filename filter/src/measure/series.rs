@@ -24,16 +24,13 @@ pub(super) struct SeriesKey<Name> {
     error_type: Option<ErrorType>,
     protocol_version: Option<ProtocolVersion>,
     is_grpc: bool,
+    is_outbound: bool,
     /// Cluster, route, virtual host; empty when unknown or not asked for.
     names: [Name; 3],
 }
 
 /// The attributes that [`SeriesKey::names`] are told as.
-const NAME_KEYS: [&str; 3] = [
-    "envoy.upstream.cluster",
-    "envoy.route.name",
-    "envoy.virtual_host.name",
-];
+const NAME_KEYS: [&str; 3] = ["envoy.upstream.cluster", "envoy.route.name", "envoy.virtual_host.name"];
 
 impl<'c> SeriesKey<&'c [u8]> {
     pub(super) fn of(request: &FinishedRequest<'c>, added: SeriesAttributes) -> Self {
@@ -48,6 +45,7 @@ impl<'c> SeriesKey<&'c [u8]> {
             error_type: request.outcome.error_type,
             protocol_version: request.protocol_version,
             is_grpc: request.is_grpc,
+            is_outbound: request.is_outbound,
             names: [
                 name(added.upstream_cluster, Field::Cluster),
                 name(added.route_name, Field::RouteName),
@@ -58,36 +56,25 @@ impl<'c> SeriesKey<&'c [u8]> {
 
     pub(super) fn encode_attributes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_str(
-            &mut out,
-            POINT_ATTRIBUTES,
-            "http.request.method",
-            self.method.as_str(),
-        );
+        put_str(&mut out, POINT_ATTRIBUTES, "http.request.method", self.method.as_str());
         if let Some(scheme) = self.scheme {
             put_str(&mut out, POINT_ATTRIBUTES, "url.scheme", scheme.as_str());
         }
         if let Some(status) = self.status {
-            put_int(
-                &mut out,
-                POINT_ATTRIBUTES,
-                "http.response.status_code",
-                u64::from(status),
-            );
+            put_int(&mut out, POINT_ATTRIBUTES, "http.response.status_code", u64::from(status));
         }
         if let Some(error_type) = self.error_type {
             error_type.with_str(|text| put_str(&mut out, POINT_ATTRIBUTES, "error.type", text));
         }
         if let Some(version) = self.protocol_version {
-            put_str(
-                &mut out,
-                POINT_ATTRIBUTES,
-                "network.protocol.version",
-                version.as_str(),
-            );
+            put_str(&mut out, POINT_ATTRIBUTES, "network.protocol.version", version.as_str());
         }
         if self.is_grpc {
             put_str(&mut out, POINT_ATTRIBUTES, "rpc.system.name", "grpc");
+        }
+        if self.is_outbound {
+            // The upstream's and the proxy's parts have one metric for both directions.
+            put_str(&mut out, POINT_ATTRIBUTES, "envoy.listener.direction", "outbound");
         }
         for (key, name) in NAME_KEYS.iter().zip(self.names) {
             if !name.is_empty() {
@@ -106,11 +93,8 @@ impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
             && self.error_type == owned.error_type
             && self.protocol_version == owned.protocol_version
             && self.is_grpc == owned.is_grpc
-            && self
-                .names
-                .iter()
-                .zip(&owned.names)
-                .all(|(name, owned)| **name == **owned)
+            && self.is_outbound == owned.is_outbound
+            && self.names.iter().zip(&owned.names).all(|(name, owned)| **name == **owned)
     }
 }
 
@@ -123,6 +107,7 @@ impl From<&SeriesKey<&[u8]>> for SeriesKey<Box<[u8]>> {
             error_type: key.error_type,
             protocol_version: key.protocol_version,
             is_grpc: key.is_grpc,
+            is_outbound: key.is_outbound,
             names: key.names.map(Into::into),
         }
     }

@@ -20,9 +20,7 @@ pub enum Verdict {
 /// Reads an answer: `status` is `None` when there was none (a reset, a time-out, an answer without headers).
 pub fn verdict(status: Option<u16>, body: &[u8]) -> Verdict {
     match status {
-        Some(200..=299) => Verdict::Accepted {
-            rejected: rejected_items(body),
-        },
+        Some(200..=299) => Verdict::Accepted { rejected: rejected_items(body) },
         None | Some(429 | 502 | 503 | 504) => Verdict::Unavailable,
         Some(_) => Verdict::Rejected,
     }
@@ -74,14 +72,8 @@ mod tests {
                 error_message: "full".into(),
             }),
         };
-        assert_eq!(
-            verdict(Some(200), &answer(3).encode_to_vec()),
-            Verdict::Accepted { rejected: 3 }
-        );
-        assert_eq!(
-            verdict(Some(200), &answer(-1).encode_to_vec()),
-            Verdict::Accepted { rejected: 0 }
-        );
+        assert_eq!(verdict(Some(200), &answer(3).encode_to_vec()), Verdict::Accepted { rejected: 3 });
+        assert_eq!(verdict(Some(200), &answer(-1).encode_to_vec()), Verdict::Accepted { rejected: 0 });
         assert_eq!(verdict(Some(200), b"<html>"), Verdict::Accepted { rejected: 0 });
     }
 }

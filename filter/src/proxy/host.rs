@@ -14,9 +14,6 @@ use crate::ledger::Stat;
 
 const OK: u32 = 0;
 
-/// `envoy.config.core.v3.TrafficDirection.OUTBOUND`.
-const OUTBOUND: i64 = 2;
-
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
     fn proxy_get_property(
@@ -77,14 +74,7 @@ fn buffer(kind: BufferType, max_len: usize) -> Option<Vec<u8>> {
 fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
     // SAFETY: all pointers are valid for the call.
     returned(|data, len| unsafe {
-        proxy_call_foreign_function(
-            name.as_ptr(),
-            name.len(),
-            argument.as_ptr(),
-            argument.len(),
-            data,
-            len,
-        )
+        proxy_call_foreign_function(name.as_ptr(), name.len(), argument.as_ptr(), argument.len(), data, len)
     })
 }
 
@@ -96,23 +86,12 @@ pub(super) fn property(path: &[u8]) -> Option<Vec<u8>> {
 
 /// A property that is text; empty when the host has none.
 pub(super) fn text_property(path: &[u8]) -> String {
-    property(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
-}
-
-/// Whether the listener takes requests of the service at hand to others.
-pub(super) fn is_outbound() -> bool {
-    property(b"listener_direction").is_some_and(|bytes| bytes == OUTBOUND.to_le_bytes())
+    property(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 /// The plugin's configuration; empty when there is none.
 pub(super) fn plugin_configuration(size: usize) -> Vec<u8> {
-    if size == 0 {
-        Vec::new()
-    } else {
-        buffer(BufferType::PluginConfiguration, size).unwrap_or_default()
-    }
+    if size == 0 { Vec::new() } else { buffer(BufferType::PluginConfiguration, size).unwrap_or_default() }
 }
 
 /// The status of the answer at hand.
@@ -167,10 +146,7 @@ pub(super) fn dispatch(
     body: &[u8],
     timeout: Duration,
 ) -> Option<u32> {
-    let headers = headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     hostcalls::dispatch_http_call(cluster, headers, Some(body), Vec::new(), timeout).ok()
 }
 
@@ -183,9 +159,7 @@ impl Expression {
     /// Compiles `text`; `None` when the host cannot.
     pub(super) fn create(text: &str) -> Option<Self> {
         let token = foreign("expr_create", text.as_bytes())?;
-        Some(Self {
-            token: token.try_into().ok()?,
-        })
+        Some(Self { token: token.try_into().ok()? })
     }
 
     /// Evaluates it for the current stream; `None` when that fails.
@@ -215,11 +189,7 @@ impl Statistics {
             (status == OK).then_some(id)
         };
         let kind = |stat: Stat| {
-            if stat.is_gauge() {
-                MetricType::Gauge
-            } else {
-                MetricType::Counter
-            }
+            if stat.is_gauge() { MetricType::Gauge } else { MetricType::Counter }
         };
         Self {
             ids: Stat::all().map(|stat| define(kind(stat), &stat.name())).collect(),

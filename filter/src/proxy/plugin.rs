@@ -32,9 +32,8 @@ impl Plugin {
             random[..8].copy_from_slice(&host::now_unix_nano().to_le_bytes());
         }
         let node = Node {
-            id: host::text_property(b"node\0id"),
-            cluster: host::text_property(b"node\0cluster"),
-            outbound: host::is_outbound(),
+            id: host::text_property(b"xds\0node\0id"),
+            cluster: host::text_property(b"xds\0node\0cluster"),
         };
         let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
         let expression = Expression::create(pipeline.plan().expression());
@@ -67,12 +66,8 @@ impl Plugin {
     pub(super) fn send(&mut self) {
         while let Some(batch) = self.pipeline.take_next() {
             let headers = self.pipeline.call_headers(&batch);
-            match host::dispatch(
-                self.pipeline.cluster(),
-                &headers,
-                &batch.body,
-                self.pipeline.call_timeout(),
-            ) {
+            match host::dispatch(self.pipeline.cluster(), &headers, &batch.body, self.pipeline.call_timeout())
+            {
                 Some(token) => self.pipeline.dispatched(batch, token, host::now_unix_nano()),
                 None => self.pipeline.refused(batch),
             }
@@ -84,10 +79,7 @@ impl Plugin {
         // A reset or a time-out has no headers at all, and asking for one would be an error.
         let status = if headers == 0 { None } else { host::answer_status() };
         let body = host::answer_body(body_size.min(MAX_ANSWER_BYTES));
-        if let Some(took_ms) = self
-            .pipeline
-            .answered(token, status, &body, host::now_unix_nano())
-        {
+        if let Some(took_ms) = self.pipeline.answered(token, status, &body, host::now_unix_nano()) {
             self.statistics.record_export(Duration::from_millis(took_ms));
         }
         self.tell_statistics();
@@ -138,8 +130,6 @@ impl Plugin {
     }
 
     fn tell_statistics(&mut self) {
-        self.pipeline
-            .ledger()
-            .take_changes(|stat, change| self.statistics.add(stat, change));
+        self.pipeline.ledger().take_changes(|stat, change| self.statistics.add(stat, change));
     }
 }

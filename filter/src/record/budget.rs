@@ -18,11 +18,7 @@ pub(super) struct Budget {
 impl Budget {
     /// For a record of at most `max_bytes` that begins at `start` of its buffer.
     pub(super) fn new(start: usize, max_bytes: usize) -> Self {
-        Self {
-            end: (start + max_bytes).saturating_sub(LAST_WORDS_BYTES),
-            was_cut: false,
-            left_out: 0,
-        }
+        Self { end: (start + max_bytes).saturating_sub(LAST_WORDS_BYTES), was_cut: false, left_out: 0 }
     }
 
     /// Whether an attribute with a value of at most `value_len` bytes fits; if not, it counts as left out.
@@ -61,8 +57,7 @@ impl Budget {
     }
 
     fn room(&self, out: &[u8], key: &str) -> usize {
-        self.end
-            .saturating_sub(out.len() + key.len() + MAX_OVERHEAD_BYTES)
+        self.end.saturating_sub(out.len() + key.len() + MAX_OVERHEAD_BYTES)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Envoy's response flags: what went wrong with a request, as a bit mask with short names.
 //! Source: `CoreResponseFlag` in Envoy's `envoy/stream_info/stream_info.h`; the names are `%RESPONSE_FLAGS%`'s.
 
-/// The short names, by bit, and whether the flag means that the request got no proper (whole) response.
+/// The short names, by bit, and whether the flag means that the proxy or the upstream failed to give a whole response.
+/// A client that leaves (DC, DR) is no such failure: clients close connections as soon as they have what they want, often
+/// before the proxy has seen the end of it.
 const FLAGS: [(&str, bool); 30] = [
     ("LH", false),
     ("UH", true),
@@ -17,7 +19,7 @@ const FLAGS: [(&str, bool); 30] = [
     ("RL", false),
     ("UAEX", false),
     ("RLSE", false),
-    ("DC", true),
+    ("DC", false),
     ("URX", false),
     ("SI", true),
     ("IH", false),
@@ -31,7 +33,7 @@ const FLAGS: [(&str, bool); 30] = [
     ("OM", true),
     ("DF", true),
     ("DO", true),
-    ("DR", true),
+    ("DR", false),
     ("UDO", true),
 ];
 
@@ -55,17 +57,13 @@ impl ResponseFlags {
         self.set().map(|(name, _)| name)
     }
 
-    /// The first flag that says that the request got no proper response.
+    /// The first flag that says that there was no whole response.
     pub fn broken(self) -> Option<&'static str> {
         self.set().find(|(_, broken)| *broken).map(|(name, _)| name)
     }
 
     fn set(self) -> impl Iterator<Item = (&'static str, bool)> {
-        FLAGS
-            .iter()
-            .enumerate()
-            .filter(move |(bit, _)| self.0 >> bit & 1 == 1)
-            .map(|(_, flag)| *flag)
+        FLAGS.iter().enumerate().filter(move |(bit, _)| self.0 >> bit & 1 == 1).map(|(_, flag)| *flag)
     }
 }
 
@@ -75,12 +73,7 @@ mod tests {
 
     #[test]
     fn flags_are_named_as_envoy_prints_them() {
-        let names = |bits: u64| {
-            ResponseFlags::from_bits(bits)
-                .names()
-                .collect::<Vec<_>>()
-                .join(",")
-        };
+        let names = |bits: u64| ResponseFlags::from_bits(bits).names().collect::<Vec<_>>().join(",");
         assert_eq!(names(0), "");
         assert_eq!(names(1 << 5 | 1 << 15), "UF,URX");
         assert_eq!(names(1 << 28), "DR");

@@ -66,19 +66,11 @@ impl Outcome {
             (Some(400..), None) => None,
             (_, Some(grpc_status)) if !grpc_status.is_ok() => Some(ErrorType::Name(grpc_status.as_str())),
             (Some(_), _) => flags.broken().map(ErrorType::Name),
-            (None, _) => Some(
-                flags
-                    .broken()
-                    .or(flags.names().next())
-                    .map_or(ErrorType::Unknown, ErrorType::Name),
-            ),
+            (None, _) => {
+                Some(flags.broken().or(flags.names().next()).map_or(ErrorType::Unknown, ErrorType::Name))
+            }
         };
-        Self {
-            status,
-            grpc_status,
-            flags,
-            error_type,
-        }
+        Self { status, grpc_status, flags, error_type }
     }
 
     /// ERROR for failures, WARN for the client's mistakes, INFO for the rest.
@@ -121,7 +113,7 @@ mod tests {
         const NR: u64 = 1 << 8;
         const UC: u64 = 1 << 6;
         const DPE: u64 = 1 << 18;
-        let cases: [(Option<i64>, Option<i64>, u64, Severity, Option<ErrorType>); 13] = [
+        let cases: [(Option<i64>, Option<i64>, u64, Severity, Option<ErrorType>); 14] = [
             (Some(200), None, 0, Severity::Info, None),
             (Some(304), None, 0, Severity::Info, None),
             (Some(404), None, NR, Severity::Warn, None),
@@ -129,23 +121,12 @@ mod tests {
             (Some(500), None, 0, Severity::Error, Some(ErrorType::Status(500))),
             (Some(503), None, UC, Severity::Error, Some(ErrorType::Status(503))),
             (Some(200), None, UC, Severity::Error, Some(ErrorType::Name("UC"))),
+            (Some(200), None, DC, Severity::Info, None),
             (Some(0), None, DC, Severity::Error, Some(ErrorType::Name("DC"))),
             (None, None, 0, Severity::Error, Some(ErrorType::Unknown)),
             (Some(200), Some(0), 0, Severity::Info, None),
-            (
-                Some(200),
-                Some(14),
-                0,
-                Severity::Error,
-                Some(ErrorType::Name("UNAVAILABLE")),
-            ),
-            (
-                Some(200),
-                Some(99),
-                0,
-                Severity::Error,
-                Some(ErrorType::Name("UNKNOWN")),
-            ),
+            (Some(200), Some(14), 0, Severity::Error, Some(ErrorType::Name("UNAVAILABLE"))),
+            (Some(200), Some(99), 0, Severity::Error, Some(ErrorType::Name("UNKNOWN"))),
             (Some(99_999), None, 0, Severity::Error, Some(ErrorType::Unknown)),
         ];
         for (status, grpc, flags, severity, error_type) in cases {

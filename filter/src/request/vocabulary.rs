@@ -142,12 +142,7 @@ impl GrpcStatus {
 
     /// Reads a status code.
     pub fn from_code(code: i64) -> Self {
-        Self(
-            u8::try_from(code)
-                .ok()
-                .filter(|&code| usize::from(code) < Self::NAMES.len())
-                .unwrap_or(2),
-        )
+        Self(u8::try_from(code).ok().filter(|&code| usize::from(code) < Self::NAMES.len()).unwrap_or(2))
     }
 
     /// Whether the call succeeded.

@@ -113,10 +113,7 @@ fn bounds_are_exclusive_below_and_inclusive_above() {
 fn the_zero_threshold_is_inclusive() {
     let layout = Layout::new(160);
     let point = exported(&mut histogram_of(&layout, &[0.0, 1e-4, 1.001e-4]), &layout);
-    assert_eq!(
-        (point.zero_count, point.count, point.zero_threshold),
-        (2, 3, 1e-4)
-    );
+    assert_eq!((point.zero_count, point.count, point.zero_threshold), (2, 3, 1e-4));
 }
 
 #[test]
@@ -126,10 +123,7 @@ fn a_few_values_far_out_are_folded_and_many_halve_the_resolution() {
     values.extend([3600.0, 7200.0]);
     let mut histogram = histogram_of(&layout, &values);
     let point = exported(&mut histogram, &layout);
-    assert_eq!(
-        (point.scale, point.max, point.positive.unwrap().bucket_counts[159]),
-        (3, Some(7200.0), 2)
-    );
+    assert_eq!((point.scale, point.max, point.positive.unwrap().bucket_counts[159]), (3, Some(7200.0), 2));
 
     histogram.record(&layout, 3600.0);
     let point = exported(&mut histogram, &layout);
@@ -141,15 +135,8 @@ fn a_few_values_far_out_are_folded_and_many_halve_the_resolution() {
 fn the_range_grows_in_both_directions_without_losing_a_count() {
     let layout = Layout::new(16);
     let mut histogram = Histogram::default();
-    for (n, value) in [1.0, 0.9, 1.1, 100.0, 1e-3, 80_000.0, 2e-4]
-        .into_iter()
-        .enumerate()
-    {
+    for (n, value) in [1.0, 0.9, 1.1, 100.0, 1e-3, 80_000.0, 2e-4].into_iter().enumerate() {
         histogram.record(&layout, value);
-        assert_eq!(
-            histogram.counts.iter().sum::<u64>(),
-            n as u64 + 1,
-            "after {value}"
-        );
+        assert_eq!(histogram.counts.iter().sum::<u64>(), n as u64 + 1, "after {value}");
     }
 }
