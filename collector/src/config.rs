@@ -1,0 +1,216 @@
+//! The configuration: flags, or the same names in a TOML file.
+//!
+//! In: the command line and, with `--config`, a file; a flag wins over the file. Out: a checked [`Config`]. Unknown
+//! keys, wrong types and values out of range are errors that name the key, the value and what is allowed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::auth::Token;
+
+/// What can be set, each as `--flag` and as the key `flag` (with `_` for `-`) of the TOML file.
+#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address for OTLP over HTTP [default: 127.0.0.1:4318]
+    #[arg(long, value_name = "IP:PORT")]
+    pub otlp_http: Option<SocketAddr>,
+    /// Address for the page, the API and the metrics [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
+    /// Folder of the database
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The queue; `embedded` is the only one so far [default: embedded]
+    #[arg(long)]
+    pub queue: Option<String>,
+    /// The store; `sqlite` is the only one so far [default: sqlite]
+    #[arg(long)]
+    pub store: Option<String>,
+    /// File with the bearer token that requests must carry
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Listen off loopback without a token
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure: Option<bool>,
+    /// Largest request, as it comes [default: 16777216]
+    #[arg(long, value_name = "BYTES")]
+    pub max_request_bytes: Option<u64>,
+    /// Largest request after decompression [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub max_decompressed_bytes: Option<u64>,
+    /// Queued bytes from which on requests are refused with 503 [default: 1073741824]
+    #[arg(long, value_name = "BYTES")]
+    pub max_queue_bytes: Option<u64>,
+    /// Free disk below which requests are refused with 503 [default: 268435456]
+    #[arg(long, value_name = "BYTES")]
+    pub min_free_disk_bytes: Option<u64>,
+    /// How long the queue is drained after SIGTERM; the rest waits for the next start [default: 10000]
+    #[arg(long, value_name = "MS")]
+    pub shutdown_timeout_ms: Option<u64>,
+}
+
+/// Settings, complete and checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address for OTLP over HTTP.
+    pub otlp_http: SocketAddr,
+    /// Address for the page, the API and the metrics.
+    pub http: SocketAddr,
+    /// Folder of the database.
+    pub data: PathBuf,
+    /// What requests must carry.
+    pub token: Token,
+    /// Largest request, as it comes.
+    pub max_request_bytes: usize,
+    /// Largest request after decompression.
+    pub max_decompressed_bytes: usize,
+    /// Queued bytes from which on requests are refused.
+    pub max_queue_bytes: u64,
+    /// Free disk below which requests are refused.
+    pub min_free_disk_bytes: u64,
+    /// How long the queue is drained when the collector is told to end.
+    pub shutdown_timeout_ms: u64,
+}
+
+impl Settings {
+    /// Reads the settings of a TOML file.
+    ///
+    /// # Errors
+    /// A message with the file's name, and the line and key of the mistake.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("configuration `{}`: {error}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| failed(&error))?;
+        toml::from_str(&text).map_err(|error| failed(&error.to_string().trim_end()))
+    }
+
+    /// These settings, and `other`'s where there are none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            otlp_http: self.otlp_http.or(other.otlp_http),
+            http: self.http.or(other.http),
+            data: self.data.or(other.data),
+            queue: self.queue.or(other.queue),
+            store: self.store.or(other.store),
+            token_file: self.token_file.or(other.token_file),
+            insecure: self.insecure.or(other.insecure),
+            max_request_bytes: self.max_request_bytes.or(other.max_request_bytes),
+            max_decompressed_bytes: self.max_decompressed_bytes.or(other.max_decompressed_bytes),
+            max_queue_bytes: self.max_queue_bytes.or(other.max_queue_bytes),
+            min_free_disk_bytes: self.min_free_disk_bytes.or(other.min_free_disk_bytes),
+            shutdown_timeout_ms: self.shutdown_timeout_ms.or(other.shutdown_timeout_ms),
+        }
+    }
+
+    /// Fills in the defaults and checks.
+    ///
+    /// # Errors
+    /// A message that names the setting, its value and what is allowed.
+    pub fn resolve(self) -> Result<Config, String> {
+        only("queue", self.queue.as_deref(), "embedded")?;
+        only("store", self.store.as_deref(), "sqlite")?;
+        let otlp_http = self.otlp_http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4318)));
+        let http = self.http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080)));
+        let token = self.token_file.as_deref().map(Token::read).transpose()?;
+        if token.is_none() && !self.insecure.unwrap_or(false) {
+            for (name, address) in [("otlp_http", otlp_http), ("http", http)] {
+                if !address.ip().is_loopback() {
+                    return Err(format!(
+                        "{name} `{address}` is reachable from other machines: this needs token_file, or insecure"
+                    ));
+                }
+            }
+        }
+        Ok(Config {
+            otlp_http,
+            http,
+            data: self.data.ok_or("data is missing: a folder for the database is needed")?,
+            token: token.unwrap_or_default(),
+            max_request_bytes: size("max_request_bytes", self.max_request_bytes, 16)?,
+            max_decompressed_bytes: size("max_decompressed_bytes", self.max_decompressed_bytes, 64)?,
+            max_queue_bytes: self.max_queue_bytes.unwrap_or(1024 * 1024 * 1024),
+            min_free_disk_bytes: self.min_free_disk_bytes.unwrap_or(256 * 1024 * 1024),
+            shutdown_timeout_ms: self.shutdown_timeout_ms.unwrap_or(10_000),
+        })
+    }
+}
+
+fn only(name: &str, value: Option<&str>, allowed: &str) -> Result<(), String> {
+    match value {
+        Some(value) if value != allowed => {
+            Err(format!("{name} `{value}` is not supported: `{allowed}` is allowed"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn size(name: &str, bytes: Option<u64>, default_mib: u64) -> Result<usize, String> {
+    // SQLite holds no value of more than a billion bytes.
+    const ALLOWED: std::ops::RangeInclusive<u64> = 1024..=512 * 1024 * 1024;
+    let bytes = bytes.unwrap_or(default_mib * 1024 * 1024);
+    match usize::try_from(bytes) {
+        Ok(size) if ALLOWED.contains(&bytes) => Ok(size),
+        _ => Err(format!(
+            "{name} `{bytes}` is out of range: {} to {} is allowed",
+            ALLOWED.start(),
+            ALLOWED.end()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(toml: &str) -> Result<Config, String> {
+        let settings: Settings = toml::from_str(toml).map_err(|error| error.to_string())?;
+        Settings { data: Some("d".into()), ..Settings::default() }.or(settings).resolve()
+    }
+
+    #[test]
+    fn defaults_listen_on_loopback() {
+        let config = resolve("").unwrap();
+        assert_eq!(config.otlp_http.to_string(), "127.0.0.1:4318");
+        assert_eq!(config.http.to_string(), "127.0.0.1:8080");
+        assert_eq!((config.max_request_bytes, config.max_decompressed_bytes), (16 << 20, 64 << 20));
+    }
+
+    #[test]
+    fn mistakes_are_named_with_what_is_allowed() {
+        let cases = [
+            ("typo = 1", "unknown field `typo`"),
+            ("queue = 'nats://x'", "queue `nats://x` is not supported: `embedded` is allowed"),
+            ("store = 'postgres://x'", "store `postgres://x` is not supported: `sqlite` is allowed"),
+            ("http = 'localhost'", "invalid socket address"),
+            ("http = '0.0.0.0:1'", "http `0.0.0.0:1` is reachable from other machines"),
+            ("otlp_http = '[::]:1'", "otlp_http `[::]:1` is reachable"),
+            (
+                "max_request_bytes = 1023",
+                "max_request_bytes `1023` is out of range: 1024 to 536870912 is allowed",
+            ),
+            ("max_request_bytes = -1", "max_request_bytes"),
+            ("max_decompressed_bytes = 536870913", "max_decompressed_bytes `536870913` is out of range"),
+            ("insecure = 'yes'", "insecure"),
+            ("token_file = '/nowhere/token'", "token file `/nowhere/token`"),
+        ];
+        for (toml, expected) in cases {
+            let error = resolve(toml).unwrap_err();
+            assert!(error.contains(expected), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = Settings { max_queue_bytes: Some(1), ..Settings::default() };
+        let file = Settings { max_queue_bytes: Some(2), data: Some("d".into()), ..Settings::default() };
+        assert_eq!(flags.or(file).resolve().unwrap().max_queue_bytes, 1);
+    }
+
+    #[test]
+    fn off_loopback_is_allowed_when_asked_for() {
+        assert!(resolve("http = '0.0.0.0:1'\ninsecure = true").is_ok());
+    }
+}

@@ -1,0 +1,268 @@
+//! A metrics request, data point by data point.
+//!
+//! In: the bytes of an `ExportMetricsServiceRequest`. Out: calls of a [`Visitor`]. Exponential histograms are what is
+//! stored. Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which
+//! the sender gets to read as a partial success; the points beside them are not touched.
+
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+
+use super::value::{Attributes, attributes};
+use super::wire::{self, Value};
+use super::{MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, decode, embedded};
+use crate::distribution::Distribution;
+
+/// How a sender counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temporality {
+    /// Each point covers its own interval.
+    Delta,
+    /// Each point covers all since the stream's start.
+    Cumulative,
+}
+
+/// A metric's head: what its points have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name, such as `http.server.request.duration`.
+    pub name: String,
+    /// Its unit in UCUM, such as `s`.
+    pub unit: String,
+    /// How its points count.
+    pub temporality: Temporality,
+}
+
+/// One exponential histogram, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// What tells the stream from others of its metric.
+    pub attributes: Attributes,
+    /// When its counting started; 0 when the sender did not say.
+    pub start_unix_nano: i64,
+    /// The time up to which it counts.
+    pub time_unix_nano: i64,
+    /// The sum of the measurements, when the sender gave it.
+    pub sum: Option<f64>,
+    /// Their distribution.
+    pub distribution: Distribution,
+}
+
+/// Why a point is not stored.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// It is a sum, gauge, histogram or summary.
+    #[error("only exponential histograms are stored, `{metric}` is a {kind}")]
+    Unsupported {
+        /// The metric's name.
+        metric: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// It is an exponential histogram that contradicts itself.
+    #[error("a point of `{metric}` is invalid: {reason}")]
+    Invalid {
+        /// The metric's name.
+        metric: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Sees a metrics request: each resource, each of its scopes, then each data point.
+pub trait Visitor {
+    /// What makes the walk stop.
+    type Error: From<Malformed>;
+    /// The resource of all that follows.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn resource(&mut self, resource: Resource) -> Result<(), Self::Error>;
+    /// The scope of the points that follow.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Self::Error>;
+    /// One point, checked, and as OTLP has it.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn point(
+        &mut self,
+        metric: &Metric,
+        point: Point,
+        otlp: ExponentialHistogramDataPoint,
+    ) -> Result<(), Self::Error>;
+    /// `count` points that are not stored.
+    fn refused(&mut self, count: u64, reason: Refused);
+}
+
+/// Walks through a request.
+///
+/// # Errors
+/// What the visitor returns, and [`Malformed`] for broken bytes.
+pub fn walk<V: Visitor>(request: &[u8], visitor: &mut V) -> Result<(), V::Error> {
+    for resource_metrics in wire::messages("ExportMetricsServiceRequest", request, 1) {
+        let resource_metrics = resource_metrics?;
+        visitor.resource(embedded("Resource", resource_metrics, 1)?)?;
+        for scope_metrics in wire::messages("ResourceMetrics", resource_metrics, 2) {
+            let scope_metrics = scope_metrics?;
+            visitor.scope(embedded("InstrumentationScope", scope_metrics, 1)?)?;
+            for metric in wire::messages("ScopeMetrics", scope_metrics, 2) {
+                walk_metric(metric?, visitor)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn walk_metric<V: Visitor>(metric: &[u8], visitor: &mut V) -> Result<(), V::Error> {
+    let (mut name, mut unit) = (String::new(), String::new());
+    for field in wire::fields("Metric", metric) {
+        match field? {
+            (1, Value::Bytes(bytes)) => name = text("Metric.name", bytes)?,
+            (3, Value::Bytes(bytes)) => unit = text("Metric.unit", bytes)?,
+            _ => {}
+        }
+    }
+    for field in wire::fields("Metric", metric) {
+        let (tag, Value::Bytes(data)) = field? else { continue };
+        let kind = match tag {
+            5 => "gauge",
+            7 => "sum",
+            9 => "histogram with explicit buckets",
+            11 => "summary",
+            10 => {
+                walk_histogram(&name, &unit, data, visitor)?;
+                continue;
+            }
+            _ => continue,
+        };
+        let mut count = 0;
+        for point in wire::messages(kind, data, 1) {
+            point?;
+            count += 1;
+        }
+        visitor.refused(count, Refused::Unsupported { metric: name.clone(), kind });
+    }
+    Ok(())
+}
+
+fn walk_histogram<V: Visitor>(
+    name: &str,
+    unit: &str,
+    histogram: &[u8],
+    visitor: &mut V,
+) -> Result<(), V::Error> {
+    let mut temporality = None;
+    for field in wire::fields("ExponentialHistogram", histogram) {
+        if let (2, Value::Varint(number)) = field? {
+            temporality = match number {
+                1 => Some(Temporality::Delta),
+                2 => Some(Temporality::Cumulative),
+                _ => None,
+            };
+        }
+    }
+    let invalid = |reason: String| Refused::Invalid { metric: name.to_owned(), reason };
+    let metric =
+        temporality.map(|temporality| Metric { name: name.to_owned(), unit: unit.to_owned(), temporality });
+    for bytes in wire::messages("ExponentialHistogram", histogram, 1) {
+        let bytes = bytes?;
+        let Some(metric) = &metric else {
+            visitor.refused(1, invalid("its aggregation temporality is unspecified".to_owned()));
+            continue;
+        };
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            visitor.refused(
+                1,
+                invalid(format!("{} bytes: at most {MAX_MESSAGE_BYTES} are allowed", bytes.len())),
+            );
+            continue;
+        }
+        let otlp: ExponentialHistogramDataPoint = decode("ExponentialHistogramDataPoint", bytes)?;
+        match Point::check(&otlp) {
+            Ok(point) => visitor.point(metric, point, otlp)?,
+            Err(reason) => visitor.refused(1, invalid(reason)),
+        }
+    }
+    Ok(())
+}
+
+fn text(message: &'static str, bytes: &[u8]) -> Result<String, Malformed> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(error) => Err(Malformed::Wire { message, reason: error.to_string() }),
+    }
+}
+
+impl Point {
+    fn check(point: &ExponentialHistogramDataPoint) -> Result<Self, String> {
+        const NO_RECORDED_VALUE: u32 = 1;
+        if point.flags & NO_RECORDED_VALUE != 0 {
+            return Err("it is flagged as having no recorded value".to_owned());
+        }
+        let time = |name: &str, nanos: u64| {
+            i64::try_from(nanos)
+                .map_err(|_| format!("{name} `{nanos}` is out of range: at most {}", i64::MAX))
+        };
+        let time_unix_nano = time("time_unix_nano", point.time_unix_nano)?;
+        if time_unix_nano == 0 {
+            return Err("time_unix_nano is missing".to_owned());
+        }
+        Ok(Self {
+            attributes: attributes(&point.attributes),
+            start_unix_nano: time("start_time_unix_nano", point.start_time_unix_nano)?,
+            time_unix_nano,
+            sum: point.sum.filter(|sum| sum.is_finite()),
+            distribution: Distribution::from_point(point).map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+/// What a request holds, found without storing it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Validated {
+    /// Points that will be stored.
+    pub accepted: u64,
+    /// Points of other kinds.
+    pub unsupported: u64,
+    /// Points that contradict themselves.
+    pub invalid: u64,
+    /// Why the first of the refused ones was.
+    pub first_reason: Option<Refused>,
+}
+
+/// Checks every part of a request, and counts its points.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn validate(request: &[u8]) -> Result<Validated, Malformed> {
+    let mut validated = Validated::default();
+    walk(request, &mut validated)?;
+    match validated.accepted.saturating_add(validated.unsupported).saturating_add(validated.invalid) {
+        points if points > MAX_RECORDS_PER_REQUEST => Err(Malformed::TooMany),
+        _ => Ok(validated),
+    }
+}
+
+impl Visitor for Validated {
+    type Error = Malformed;
+    fn resource(&mut self, _: Resource) -> Result<(), Malformed> {
+        Ok(())
+    }
+    fn scope(&mut self, _: InstrumentationScope) -> Result<(), Malformed> {
+        Ok(())
+    }
+    fn point(&mut self, _: &Metric, _: Point, _: ExponentialHistogramDataPoint) -> Result<(), Malformed> {
+        self.accepted += 1;
+        Ok(())
+    }
+    fn refused(&mut self, count: u64, reason: Refused) {
+        match reason {
+            Refused::Unsupported { .. } => self.unsupported += count,
+            Refused::Invalid { .. } => self.invalid += count,
+        }
+        self.first_reason.get_or_insert(reason);
+    }
+}

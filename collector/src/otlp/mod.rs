@@ -1,0 +1,95 @@
+//! Reading OTLP (opentelemetry-proto 1.11) without building the whole request in memory.
+//!
+//! In: the protobuf bytes of an `ExportLogsServiceRequest` or `ExportMetricsServiceRequest`. Out: a visitor sees
+//! each resource, scope and then record or data point in turn. Prost decodes one resource, scope, record or point
+//! at a time: two bytes on the wire can become a struct of hundreds of bytes, so that decoding 64 MiB as one
+//! message could take gigabytes. Nothing is dropped here: bytes that are not OTLP are an error for the whole request.
+
+pub mod dead;
+pub mod logs;
+pub mod metrics;
+pub mod value;
+pub mod wire;
+
+use prost::Message;
+
+/// The largest resource, scope, log record or data point that is decoded.
+pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// The most records and data points that one request may carry.
+pub const MAX_RECORDS_PER_REQUEST: u64 = 131_072;
+
+/// What a request carries; the names are the last part of OTLP's paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// Log records, `/v1/logs`.
+    Logs,
+    /// Metric data points, `/v1/metrics`.
+    Metrics,
+}
+
+impl Signal {
+    /// The name in the store, in labels and in paths.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Logs => "logs",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// The signal of a name that [`Signal::as_str`] gave.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Logs, Self::Metrics].into_iter().find(|signal| signal.as_str() == name)
+    }
+}
+
+/// Why bytes are not the OTLP message that they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The framing of a message is broken.
+    #[error("{message}: {reason}")]
+    Wire {
+        /// The OTLP message that was read.
+        message: &'static str,
+        /// What was wrong with it.
+        reason: String,
+    },
+    /// A part that cannot be set aside alone is larger than [`MAX_MESSAGE_BYTES`].
+    #[error("{message} of {bytes} bytes: at most {MAX_MESSAGE_BYTES} are allowed")]
+    TooLarge {
+        /// The OTLP message that was read.
+        message: &'static str,
+        /// Its size on the wire.
+        bytes: usize,
+    },
+    /// The request carries more than [`MAX_RECORDS_PER_REQUEST`].
+    #[error("more than {MAX_RECORDS_PER_REQUEST} records in one request: send smaller batches")]
+    TooMany,
+}
+
+/// Decodes one message of at most [`MAX_MESSAGE_BYTES`].
+///
+/// # Errors
+/// [`Malformed`], naming `message`.
+pub fn decode<M: Message + Default>(message: &'static str, bytes: &[u8]) -> Result<M, Malformed> {
+    if bytes.len() > MAX_MESSAGE_BYTES {
+        return Err(Malformed::TooLarge { message, bytes: bytes.len() });
+    }
+    M::decode(bytes).map_err(|error| Malformed::Wire { message, reason: error.to_string() })
+}
+
+/// The embedded message `tag` of `parent`, or its default when it is absent.
+fn embedded<M: Message + Default>(message: &'static str, parent: &[u8], tag: u32) -> Result<M, Malformed> {
+    let mut value = M::default();
+    for bytes in wire::messages(message, parent, tag) {
+        let bytes = bytes?;
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(Malformed::TooLarge { message, bytes: bytes.len() });
+        }
+        // A field that comes twice is merged, as protobuf has it.
+        value.merge(bytes).map_err(|error| Malformed::Wire { message, reason: error.to_string() })?;
+    }
+    Ok(value)
+}

@@ -1,0 +1,187 @@
+//! Log records, newest first.
+//!
+//! In: filters and a cursor. Out: one page of records, and the cursor of the next. The cursor is the last record's time
+//! and row: pages neither skip nor repeat a record while new ones arrive.
+
+use rusqlite::types::Value as SqlValue;
+use rusqlite::{Connection, Row, params_from_iter};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::QueryError;
+use crate::clock::rfc3339;
+
+/// The largest page.
+pub const MAX_LIMIT: usize = 1000;
+
+/// Which records are asked for; what is `None` does not filter.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Filter {
+    /// Not before this time.
+    pub from_unix_nano: Option<i64>,
+    /// Before this time.
+    pub to_unix_nano: Option<i64>,
+    /// Status codes, from and to, both included.
+    pub status: Option<(i64, i64)>,
+    /// The exact path.
+    pub path: Option<String>,
+    /// The exact route.
+    pub route: Option<String>,
+    /// The exact service.
+    pub service: Option<String>,
+    /// At least this slow.
+    pub min_duration_ms: Option<f64>,
+    /// The trace.
+    pub trace_id: Option<[u8; 16]>,
+    /// Records after this one, in the answer's order.
+    pub cursor: Option<Cursor>,
+    /// The size of a page.
+    pub limit: usize,
+}
+
+/// A place between two records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    time_unix_nano: i64,
+    id: i64,
+}
+
+impl Cursor {
+    /// Reads what [`Cursor::to_text`] wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (time, id) = text.split_once('.')?;
+        Some(Self { time_unix_nano: time.parse().ok()?, id: id.parse().ok()? })
+    }
+
+    /// The cursor for the API: opaque to whoever gets it.
+    #[must_use]
+    pub fn to_text(self) -> String {
+        format!("{}.{}", self.time_unix_nano, self.id)
+    }
+}
+
+/// One record, as the API answers it.
+#[derive(Debug, Serialize)]
+pub struct Record {
+    time: String,
+    trace_id: String,
+    span_id: String,
+    severity: String,
+    body: Value,
+    resource: Box<RawValue>,
+    attributes: Box<RawValue>,
+}
+
+/// A page of records.
+#[derive(Debug, Serialize)]
+pub struct Page {
+    /// The records, newest first.
+    pub records: Vec<Record>,
+    /// Where the next page starts; `null` when this is the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Reads one page.
+///
+/// # Errors
+/// [`QueryError`].
+pub fn page(connection: &Connection, filter: &Filter) -> Result<Page, QueryError> {
+    let (sql, mut parameters) = select(filter);
+    // One more than asked for tells whether there is a next page.
+    parameters.push(SqlValue::from(i64::try_from(filter.limit).unwrap_or(i64::MAX).saturating_add(1)));
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(parameters))?;
+    let mut page = Page { records: Vec::new(), next_cursor: None };
+    let mut last = None;
+    while let Some(row) = rows.next()? {
+        if page.records.len() == filter.limit {
+            page.next_cursor = last.map(Cursor::to_text);
+            break;
+        }
+        last = Some(Cursor { time_unix_nano: row.get(0)?, id: row.get(1)? });
+        page.records.push(record(row)?);
+    }
+    Ok(page)
+}
+
+fn select(filter: &Filter) -> (String, Vec<SqlValue>) {
+    let (mut conditions, mut parameters) = (Vec::new(), Vec::new());
+    let mut add = |condition: &'static str, values: Vec<SqlValue>| {
+        conditions.push(condition);
+        parameters.extend(values);
+    };
+    if let Some(cursor) = filter.cursor {
+        add("(time_unix_nano, logs.id) < (?, ?)", vec![cursor.time_unix_nano.into(), cursor.id.into()]);
+    }
+    if let Some(from) = filter.from_unix_nano {
+        add("time_unix_nano >= ?", vec![from.into()]);
+    }
+    if let Some(to) = filter.to_unix_nano {
+        add("time_unix_nano < ?", vec![to.into()]);
+    }
+    if let Some((from, to)) = filter.status {
+        add("status BETWEEN ? AND ?", vec![from.into(), to.into()]);
+    }
+    if let Some(path) = &filter.path {
+        add("path = ?", vec![path.clone().into()]);
+    }
+    if let Some(route) = &filter.route {
+        add("route = ?", vec![route.clone().into()]);
+    }
+    if let Some(service) = &filter.service {
+        add("service = ?", vec![service.clone().into()]);
+    }
+    if let Some(milliseconds) = filter.min_duration_ms {
+        add("duration_seconds >= ?", vec![(milliseconds / 1000.0).into()]);
+    }
+    if let Some(trace_id) = filter.trace_id {
+        add("trace_id = ?", vec![trace_id.to_vec().into()]);
+    }
+    let condition = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
+    let sql = format!(
+        "SELECT time_unix_nano, logs.id, trace_id, span_id, severity_number, severity_text, body, body_json,
+         resources.attributes, logs.attributes FROM logs JOIN resources ON resources.id = resource_id
+         WHERE {condition} ORDER BY time_unix_nano DESC, logs.id DESC LIMIT ?"
+    );
+    (sql, parameters)
+}
+
+fn record(row: &Row<'_>) -> Result<Record, QueryError> {
+    let stored =
+        |error: serde_json::Error| QueryError::Store(format!("a stored record is not JSON: {error}"));
+    let body: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
+    let body = match body {
+        (Some(text), _) => Value::from(text),
+        (None, Some(json)) => serde_json::from_str(&json).map_err(stored)?,
+        (None, None) => Value::Null,
+    };
+    Ok(Record {
+        time: rfc3339(row.get(0)?),
+        trace_id: hex(row.get(2)?),
+        span_id: hex(row.get(3)?),
+        severity: severity(row.get(4)?, row.get(5)?),
+        body,
+        resource: RawValue::from_string(row.get(8)?).map_err(stored)?,
+        attributes: RawValue::from_string(row.get(9)?).map_err(stored)?,
+    })
+}
+
+fn hex(bytes: Option<Vec<u8>>) -> String {
+    bytes.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sender's own text, or the short name that OTLP gives the number.
+fn severity(number: i64, text: Option<String>) -> String {
+    let name = match number {
+        1..=4 => "TRACE",
+        5..=8 => "DEBUG",
+        9..=12 => "INFO",
+        13..=16 => "WARN",
+        17..=20 => "ERROR",
+        21..=24 => "FATAL",
+        _ => "",
+    };
+    text.unwrap_or_else(|| name.to_owned())
+}

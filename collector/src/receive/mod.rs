@@ -1,0 +1,232 @@
+//! The door: OTLP over HTTP.
+//!
+//! In: `POST /v1/logs` and `POST /v1/metrics`, protobuf, plain or gzip. Out: validated requests, to the writer's queue;
+//! and to the sender an acknowledgement after the request is on disk, or a refusal that says why and whether to try
+//! again. Nothing is dropped here: what is not acknowledged is the sender's still, and data points that are not stored
+//! are told to it as a partial success.
+//!
+//! A request without records is acknowledged at once and leaves no trace, unless it has a batch id: then it takes the
+//! whole way, since its sequence number would otherwise look lost.
+
+pub mod admission;
+pub mod encoding;
+pub mod refusal;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceResponse,
+};
+use tokio::sync::Semaphore;
+
+use crate::auth::Token;
+use crate::batch_id::{self, BatchId};
+use crate::clock::now_unix_nano;
+use crate::otlp::{Signal, logs, metrics};
+use crate::self_metrics::SelfMetrics;
+use crate::store::inbox::Batch;
+use crate::writer::Queue;
+
+use admission::{Admission, Permit};
+use encoding::Encoding;
+use refusal::{PROTOBUF, Refusal, protobuf};
+
+/// How long a request's body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the body of a refused request is read and thrown away, so that its sender gets to read the answer.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the door needs.
+#[derive(Debug)]
+pub struct Door {
+    /// Where requests go.
+    pub queue: Queue,
+    /// The bounds.
+    pub admission: Arc<Admission>,
+    /// Counts.
+    pub metrics: Arc<SelfMetrics>,
+    /// Who may come in.
+    pub token: Token,
+    /// The largest body, as it comes.
+    pub max_request_bytes: usize,
+    /// The largest body, after decompression.
+    pub max_decompressed_bytes: usize,
+    /// How many requests are decompressed and checked at the same time: each may take a multiple of its size.
+    pub decoders: Semaphore,
+}
+
+/// What a request turned out to be.
+#[derive(Debug)]
+struct Checked {
+    records: u64,
+    decoded_bytes: usize,
+    /// What is not stored, for the sender.
+    points: metrics::Validated,
+}
+
+/// The routes of the OTLP listener.
+pub fn router(door: Arc<Door>) -> Router {
+    Router::new().fallback(receive).with_state(door)
+}
+
+async fn receive(State(door): State<Arc<Door>>, request: Request) -> Response<Body> {
+    let (parts, mut body) = request.into_parts();
+    match door.accept(parts.uri.path(), &parts.method, &parts.headers, &mut body).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            door.metrics.rejected_request(refusal.reason());
+            tracing::debug!(path = parts.uri.path(), %refusal, "refused");
+            door.discard(body).await;
+            refusal.to_response()
+        }
+    }
+}
+
+impl Door {
+    async fn accept(
+        &self,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+        body: &mut Body,
+    ) -> Result<Response<Body>, Refusal> {
+        let signal = match path {
+            "/v1/logs" => Signal::Logs,
+            "/v1/metrics" => Signal::Metrics,
+            other => return Err(Refusal::NotFound(other.chars().take(100).collect())),
+        };
+        if method != Method::POST {
+            return Err(Refusal::Method(method.as_str().chars().take(20).collect()));
+        }
+        if !self.token.allows(headers) {
+            return Err(Refusal::Unauthorized);
+        }
+        check_media_type(headers.get(header::CONTENT_TYPE))?;
+        let encoding = content_encoding(headers)?;
+        let batch_id =
+            headers.get(batch_id::HEADER).map(|value| BatchId::parse(value.as_bytes())).transpose()?;
+        let mut permit = self.admit(headers)?;
+        let body = self.read(body).await?;
+        permit.shrink_to(body.len() as u64);
+        let checked = self.check(signal, encoding, body.clone()).await?;
+        if checked.records > 0 || batch_id.is_some() {
+            self.enqueue(signal, batch_id, encoding, &checked, &body).await?;
+        }
+        self.metrics.accepted(signal, checked.records, body.len() as u64);
+        drop(permit);
+        Ok(self.acknowledge(signal, &checked.points))
+    }
+
+    fn admit(&self, headers: &HeaderMap) -> Result<Permit, Refusal> {
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        match length {
+            Some(length) if length > self.max_request_bytes as u64 => {
+                Err(Refusal::TooLarge { limit: self.max_request_bytes })
+            }
+            // A body of unknown length is taken for the largest that it may be.
+            length => self.admission.admit(length.unwrap_or(self.max_request_bytes as u64)),
+        }
+    }
+
+    async fn read(&self, body: &mut Body) -> Result<Bytes, Refusal> {
+        let read = Limited::new(body, self.max_request_bytes).collect();
+        match tokio::time::timeout(BODY_TIMEOUT, read).await {
+            Err(_) => Err(Refusal::Slow { seconds: BODY_TIMEOUT.as_secs() }),
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                Err(Refusal::TooLarge { limit: self.max_request_bytes })
+            }
+            Ok(Err(error)) => Err(Refusal::Body(error.to_string())),
+        }
+    }
+
+    /// Decompresses and decodes the request: what passes here can be decoded again when it is stored.
+    async fn check(&self, signal: Signal, encoding: Encoding, body: Bytes) -> Result<Checked, Refusal> {
+        let _decoder = self.decoders.acquire().await.map_err(|_| Refusal::ShuttingDown)?;
+        let limit = self.max_decompressed_bytes;
+        let work = move || {
+            let decoded = encoding.decode(&body, limit)?;
+            let points = match signal {
+                Signal::Logs => {
+                    metrics::Validated { accepted: logs::validate(&decoded)?, ..Default::default() }
+                }
+                Signal::Metrics => metrics::validate(&decoded)?,
+            };
+            Ok(Checked { records: points.accepted, decoded_bytes: decoded.len(), points })
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    async fn enqueue(
+        &self,
+        signal: Signal,
+        batch_id: Option<BatchId>,
+        encoding: Encoding,
+        checked: &Checked,
+        body: &Bytes,
+    ) -> Result<(), Refusal> {
+        let batch = Batch {
+            signal,
+            batch_id: batch_id.map(|batch_id| batch_id.as_str().to_owned()),
+            received_unix_nano: now_unix_nano(),
+            encoding,
+            decoded_bytes: i64::try_from(checked.decoded_bytes).unwrap_or(i64::MAX),
+            records: i64::try_from(checked.records).unwrap_or(i64::MAX),
+            body: body.to_vec(),
+        };
+        self.queue.enqueue(batch).await.map_err(Refusal::Unavailable)
+    }
+
+    fn acknowledge(&self, signal: Signal, points: &metrics::Validated) -> Response<Body> {
+        if signal == Signal::Logs {
+            return protobuf(StatusCode::OK, &ExportLogsServiceResponse::default());
+        }
+        self.metrics.rejected_points("unsupported", points.unsupported);
+        self.metrics.rejected_points("invalid", points.invalid);
+        let rejected = points.unsupported.saturating_add(points.invalid);
+        let partial_success = points.first_reason.as_ref().map(|reason| ExportMetricsPartialSuccess {
+            rejected_data_points: i64::try_from(rejected).unwrap_or(i64::MAX),
+            error_message: reason.to_string(),
+        });
+        protobuf(StatusCode::OK, &ExportMetricsServiceResponse { partial_success })
+    }
+
+    /// Reads the rest of a refused body, up to a limit, and forgets it: closing the connection on a sender that still
+    /// writes would destroy the answer on its way.
+    async fn discard(&self, mut body: Body) {
+        let mut left = self.max_request_bytes;
+        let read = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        // Whether it came to its end does not matter.
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
+    }
+}
+
+fn check_media_type(value: Option<&HeaderValue>) -> Result<(), Refusal> {
+    let text = value.map_or("", |value| value.to_str().unwrap_or("(not ASCII)"));
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case(PROTOBUF) {
+        Ok(())
+    } else {
+        Err(Refusal::MediaType(essence.chars().take(100).collect()))
+    }
+}
+
+fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Refusal> {
+    let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(Encoding::Identity) };
+    let name = value.to_str().unwrap_or("(not ASCII)").trim();
+    Encoding::from_name(name).ok_or_else(|| Refusal::Encoding(name.chars().take(100).collect()))
+}

@@ -1,0 +1,107 @@
+//! Log records as rows.
+//!
+//! In: one `LogRecord` at a time, with its resource. Out: a row with typed columns for what people filter by, and all
+//! attributes as JSON under OTLP's names; names that are not known here (Envoy's own loggers have many) are kept in the
+//! JSON alone. A record that does not fit a row is refused with a reason, for the dead-letter store.
+
+use opentelemetry_proto::tonic::common::v1::any_value;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use rusqlite::{Connection, params};
+use serde_json::Value;
+
+use super::{StoreError, TENANT};
+use crate::otlp::value::{Attributes, attributes, optional};
+
+/// What the records of one scope have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The row of the resource's attributes.
+    pub resource_id: i64,
+    /// `service.name` of the resource.
+    pub service: Option<String>,
+    /// The scope's name.
+    pub scope: Option<String>,
+}
+
+/// Writes one record.
+///
+/// # Errors
+/// [`StoreError::Refused`] when it does not fit a row, otherwise what the database says.
+pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> Result<(), StoreError> {
+    let time = nanos("timeUnixNano", record.time_unix_nano)?;
+    let observed = nanos("observedTimeUnixNano", record.observed_time_unix_nano)?;
+    let attributes = attributes(&record.attributes);
+    let (body, body_json) = body(record);
+    connection
+        .prepare_cached(
+            "INSERT INTO logs (tenant, resource_id, scope, time_unix_nano, observed_unix_nano, trace_id, span_id,
+             severity_number, severity_text, event_name, service, method, path, route, status, duration_seconds,
+             body, body_json, attributes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
+        )?
+        .execute(params![
+            TENANT,
+            origin.resource_id,
+            origin.scope,
+            // Zero means unknown: then the time at which somebody saw it is the best there is.
+            time.or(observed).unwrap_or(0),
+            observed,
+            id(&record.trace_id, 16),
+            id(&record.span_id, 8),
+            record.severity_number,
+            not_empty(&record.severity_text),
+            not_empty(&record.event_name),
+            origin.service,
+            text(&attributes, "http.request.method"),
+            text(&attributes, "url.path"),
+            text(&attributes, "http.route"),
+            attributes.get("http.response.status_code").and_then(Value::as_i64),
+            attributes.get("http.server.request.duration").and_then(Value::as_f64),
+            body,
+            body_json,
+            json(&attributes)?,
+        ])?;
+    Ok(())
+}
+
+/// Attributes as the JSON text that is stored.
+///
+/// # Errors
+/// [`StoreError::Refused`], when they cannot be written as JSON.
+pub fn json(attributes: &Attributes) -> Result<String, StoreError> {
+    serde_json::to_string(attributes).map_err(|error| StoreError::Refused(error.to_string()))
+}
+
+/// The attribute `name`, when it is text.
+#[must_use]
+pub fn text<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {
+    attributes.get(name).and_then(Value::as_str)
+}
+
+fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
+    match i64::try_from(nanos) {
+        Ok(0) => Ok(None),
+        Ok(nanos) => Ok(Some(nanos)),
+        Err(_) => Err(StoreError::Refused(format!(
+            "{name} `{nanos}` is out of range: at most {} (the year 2262) is allowed",
+            i64::MAX
+        ))),
+    }
+}
+
+/// An id of the right length that is not all zero; OTLP has receivers treat any other as absent.
+fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    (bytes.len() == length && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
+}
+
+fn not_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn body(record: &LogRecord) -> (Option<&str>, Option<String>) {
+    match record.body.as_ref().and_then(|body| body.value.as_ref()) {
+        None => (None, None),
+        Some(any_value::Value::StringValue(text)) => (Some(text), None),
+        Some(_) => (None, Some(optional(record.body.as_ref()).to_string())),
+    }
+}

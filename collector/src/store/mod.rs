@@ -1,0 +1,251 @@
+//! The data folder: one SQLite file with the queue, the rows and the accounting.
+//!
+//! In: a folder. Out: connections, one that writes ([`crate::writer`]) and some that only read ([`crate::query`]).
+//! The file is never replaced: one that is corrupted, or that belongs to something else, is an error, and what was
+//! acknowledged stays in it for whoever repairs it.
+
+pub mod accounting;
+pub mod dead_letters;
+pub mod error;
+pub mod inbox;
+pub mod logs;
+pub mod points;
+pub mod senders;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+pub use error::StoreError;
+
+/// The database's name within the data folder.
+pub const DATABASE_FILE: &str = "offpath.db";
+const LOCK_FILE: &str = "offpath.lock";
+/// `ofpa`, in the file's header: what tells our files from other SQLite files.
+const APPLICATION_ID: i32 = 0x6f66_7061;
+const SCHEMA_VERSION: i32 = 1;
+/// Larger files are not checked in full at startup; `offpath-collector check` does it.
+const QUICK_CHECK_MAX_BYTES: u64 = 1024 * 1024 * 1024;
+/// How long to wait for another process (`dead-letters replay`) that writes.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The only tenant there is so far.
+pub const TENANT: &str = "default";
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder or its files cannot be reached.
+    #[error("data folder `{path}`: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another collector has it.
+    #[error("data folder `{0}` is in use by another collector: each needs a folder of its own")]
+    InUse(PathBuf),
+    /// There is no database where one is needed.
+    #[error("data folder `{0}` holds no {DATABASE_FILE}")]
+    Missing(PathBuf),
+    /// The file is SQLite's, but not ours.
+    #[error("`{path}` is not an offpath database (application id `{found:#x}`): it is left as it is")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The application id in it.
+        found: i32,
+    },
+    /// The file was written by another version.
+    #[error("`{path}` has schema version `{found}`: this program reads version {SCHEMA_VERSION}")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version in it.
+        found: i32,
+    },
+    /// SQLite's checks found damage.
+    #[error("`{path}` is corrupted and is left as it is: {reason}")]
+    Corrupted {
+        /// The file.
+        path: PathBuf,
+        /// The first findings.
+        reason: String,
+    },
+    /// SQLite cannot open or prepare it.
+    #[error("`{path}`: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+/// A data folder that this process alone serves, for as long as this lives.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Creates the folder when it is missing, and takes its lock.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`], or [`OpenError::InUse`].
+    pub fn lock(path: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(io)?;
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path.join(LOCK_FILE))
+            .map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+
+    /// Opens the database to write, creating it in an empty folder, and checks that it is sound.
+    ///
+    /// # Errors
+    /// Any of [`OpenError`].
+    pub fn open(&self) -> Result<Connection, OpenError> {
+        let path = self.path.join(DATABASE_FILE);
+        let connection = open_writable(&path, OpenFlags::SQLITE_OPEN_CREATE)?;
+        let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        if size <= QUICK_CHECK_MAX_BYTES {
+            check(&connection, &path, "quick_check")?;
+        }
+        // The names of new files are durable only when their folder is.
+        File::open(&self.path)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
+        Ok(connection)
+    }
+}
+
+/// Opens an existing database to write, beside a running collector or without one.
+///
+/// # Errors
+/// Any of [`OpenError`].
+pub fn open_existing(folder: &Path) -> Result<Connection, OpenError> {
+    open_writable(&existing(folder)?, OpenFlags::empty())
+}
+
+/// Opens an existing database to read.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_read_only(folder: &Path) -> Result<Connection, OpenError> {
+    let path = existing(folder)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+    let connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    connection.pragma_update(None, "query_only", true).map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// Runs SQLite's full check over an existing database.
+///
+/// # Errors
+/// [`OpenError::Corrupted`] with the findings, and any other [`OpenError`].
+pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
+    check(&open_existing(folder)?, &existing(folder)?, "integrity_check")
+}
+
+fn existing(folder: &Path) -> Result<PathBuf, OpenError> {
+    let path = folder.join(DATABASE_FILE);
+    if path.exists() { Ok(path) } else { Err(OpenError::Missing(folder.to_owned())) }
+}
+
+fn open_writable(path: &Path, create: OpenFlags) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+    let open = || -> Result<Result<Connection, OpenError>, rusqlite::Error> {
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        if let Err(error) = identify(&mut connection, path)? {
+            return Ok(Err(error));
+        }
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        // FULL: a commit returns when the write-ahead log is on disk. An acknowledgement promises no less.
+        connection.pragma_update(None, "synchronous", "full")?;
+        // Checkpoints are the writer's own work, since SQLite hides the errors of automatic ones.
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(Ok(connection))
+    };
+    open().unwrap_or_else(|source| match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Err(OpenError::Corrupted { path: path.to_owned(), reason: source.to_string() })
+        }
+        _ => Err(OpenError::Sqlite { path: path.to_owned(), source }),
+    })
+}
+
+/// Tells our file from others by its header, and fills an empty one.
+fn identify(connection: &mut Connection, path: &Path) -> rusqlite::Result<Result<(), OpenError>> {
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    let (application_id, version) = (number("application_id")?, number("user_version")?);
+    if application_id == APPLICATION_ID {
+        return Ok(match version {
+            SCHEMA_VERSION => Ok(()),
+            found => Err(OpenError::Version { path: path.to_owned(), found }),
+        });
+    }
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 || application_id != 0 || version != 0 {
+        return Ok(Err(OpenError::Foreign { path: path.to_owned(), found: application_id }));
+    }
+    // One transaction: a crash in the middle leaves an empty file, not half a schema.
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(include_str!("schema.sql"))?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()?;
+    Ok(Ok(()))
+}
+
+fn check(connection: &Connection, path: &Path, pragma: &str) -> Result<(), OpenError> {
+    let findings = || -> rusqlite::Result<Vec<String>> {
+        let mut statement = connection.prepare(&format!("PRAGMA {pragma}(10)"))?;
+        statement.query_map([], |row| row.get(0))?.collect()
+    };
+    let corrupted = |reason| Err(OpenError::Corrupted { path: path.to_owned(), reason });
+    match findings() {
+        Ok(findings) if findings == ["ok"] => Ok(()),
+        Ok(findings) => corrupted(findings.join("; ")),
+        Err(error) => corrupted(error.to_string()),
+    }
+}
+
+/// The id of a resource's attributes, which are written once for all that share them.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn intern_resource(connection: &Connection, attributes: &str) -> Result<i64, StoreError> {
+    let mut find = connection.prepare_cached("SELECT id FROM resources WHERE attributes = ?1")?;
+    if let Some(id) = find.query_row(params![attributes], |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    connection
+        .prepare_cached("INSERT INTO resources (attributes) VALUES (?1)")?
+        .execute(params![attributes])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// A database in memory, with the schema.
+#[cfg(test)]
+pub(crate) fn in_memory() -> Connection {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.execute_batch(include_str!("schema.sql")).unwrap();
+    connection
+}

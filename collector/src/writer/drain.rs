@@ -1,0 +1,272 @@
+//! From the inbox to rows: one transaction for some of the oldest batches.
+//!
+//! In: batches from the inbox. Out: rows, senders' sequences, and the accounting, in the batches' own transaction. A
+//! batch whose id is already stored is counted as deduplicated; a record that the database refuses becomes a dead
+//! letter; cumulative points that say nothing new are counted as superseded.
+
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1 as otlp;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use rusqlite::{Connection, params};
+
+use super::Writer;
+use crate::batch_id::BatchId;
+use crate::clock::now_unix_nano;
+use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
+use crate::otlp::value::attributes;
+use crate::otlp::{Malformed, Signal, dead, decode, logs, metrics};
+use crate::receive::encoding::Encoding;
+use crate::store::accounting::{self, Accounting};
+use crate::store::inbox::{self, Batch};
+use crate::store::logs::Origin;
+use crate::store::points::Outcome;
+use crate::store::{self, StoreError, TENANT, dead_letters, senders};
+
+/// A transaction takes at most so many batches, and so many bytes beyond its first: new requests wait behind it.
+const MAX_BATCHES: u32 = 64;
+const MAX_DECODED_BYTES: i64 = 4 * 1024 * 1024;
+/// Batch ids older than this are forgotten, some with each transaction. Senders give up after an hour at most.
+const BATCH_ID_MAX_AGE_NANOS: i64 = 7 * 24 * 3600 * 1_000_000_000;
+const PRUNED_PER_TRANSACTION: i64 = 128;
+
+impl Writer {
+    /// Makes rows of the oldest batches, and returns how many it took.
+    pub(super) fn drain_group(&mut self) -> Result<usize, StoreError> {
+        let batches = inbox::oldest(&self.connection, MAX_BATCHES, MAX_DECODED_BYTES)?;
+        if batches.is_empty() {
+            return Ok(0);
+        }
+        let now = now_unix_nano();
+        let changes = self.transaction("store", |connection| {
+            prune(connection, now)?;
+            batches
+                .iter()
+                .map(|(id, batch)| store_batch(connection, *id, batch, now))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        let done = now_unix_nano();
+        for ((_, batch), change) in batches.iter().zip(&changes) {
+            let lag = done.saturating_sub(batch.received_unix_nano).max(0);
+            self.shared.metrics.drained(batch.signal, change, lag as f64 / 1e9);
+            if change.deduplicated > 0 {
+                self.shared.metrics.deduplicated_batch(batch.signal);
+            }
+            let rows_bytes = usize::try_from(batch.decoded_bytes).unwrap_or(0);
+            self.written_bytes = self.written_bytes.saturating_add(rows_bytes);
+        }
+        Ok(batches.len())
+    }
+}
+
+/// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
+fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
+    let mut change = if is_new(connection, batch, now)? {
+        let change = store_records(connection, batch, now)?;
+        if let Some(batch_id) =
+            batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
+            && let Some((sender, sequence)) = batch_id.sequence()
+        {
+            senders::note(connection, sender, sequence, now)?;
+        }
+        change
+    } else {
+        Accounting { deduplicated: batch.records, ..Accounting::default() }
+    };
+    change.queued = -batch.records;
+    change.queued_bytes = -inbox::bytes(&batch.body);
+    accounting::add(connection, batch.signal, change)?;
+    inbox::remove(connection, id)?;
+    Ok(change)
+}
+
+/// Claims the batch's id. Without one, every batch is new.
+fn is_new(connection: &Connection, batch: &Batch, now: i64) -> Result<bool, StoreError> {
+    let Some(batch_id) = &batch.batch_id else { return Ok(true) };
+    let inserted = connection
+        .prepare_cached(
+            "INSERT INTO batches (tenant, signal, batch_id, stored_unix_nano) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![TENANT, batch.signal.as_str(), batch_id, now])?;
+    Ok(inserted > 0)
+}
+
+fn prune(connection: &Connection, now: i64) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "DELETE FROM batches WHERE id IN (SELECT id FROM batches ORDER BY id LIMIT ?1) AND stored_unix_nano < ?2",
+        )?
+        .execute(params![PRUNED_PER_TRANSACTION, now.saturating_sub(BATCH_ID_MAX_AGE_NANOS)])?;
+    Ok(())
+}
+
+fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
+    let limit = usize::try_from(batch.decoded_bytes).unwrap_or(usize::MAX);
+    // The door has decoded these bytes before: if they do not decode now, something has changed them since.
+    let changed = |reason: String| StoreError::Fatal(format!("a batch in the inbox is corrupted: {reason}"));
+    let body = batch.encoding.decode(&batch.body, limit).map_err(|error| changed(error.to_string()))?;
+    let mut rows = Rows {
+        connection,
+        batch,
+        now,
+        resource: Resource::default(),
+        scope: InstrumentationScope::default(),
+        origin: Origin::default(),
+        change: Accounting::default(),
+    };
+    let walked = match batch.signal {
+        Signal::Logs => logs::walk(&body, &mut rows),
+        Signal::Metrics => metrics::walk(&body, &mut rows),
+    };
+    match walked {
+        Ok(()) => Ok(rows.change),
+        Err(Stop::Store(error)) => Err(error),
+        Err(Stop::Malformed(error)) => Err(changed(error.to_string())),
+    }
+}
+
+/// What ends the walk through a batch.
+enum Stop {
+    Store(StoreError),
+    Malformed(Malformed),
+}
+
+impl From<Malformed> for Stop {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Writes what the walk through a batch comes by.
+struct Rows<'a> {
+    connection: &'a Connection,
+    batch: &'a Batch,
+    now: i64,
+    resource: Resource,
+    scope: InstrumentationScope,
+    origin: Origin,
+    change: Accounting,
+}
+
+impl Rows<'_> {
+    fn enter_resource(&mut self, resource: Resource) -> Result<(), Stop> {
+        let attributes = attributes(&resource.attributes);
+        self.origin = Origin {
+            resource_id: store::intern_resource(self.connection, &store::logs::json(&attributes)?)?,
+            service: store::logs::text(&attributes, "service.name").map(str::to_owned),
+            scope: None,
+        };
+        self.resource = resource;
+        Ok(())
+    }
+
+    fn enter_scope(&mut self, scope: InstrumentationScope) {
+        self.origin.scope = (!scope.name.is_empty()).then(|| scope.name.clone());
+        self.scope = scope;
+    }
+
+    /// Counts a record as stored, or sets aside what the database refused.
+    fn settle(
+        &mut self,
+        outcome: Result<(), StoreError>,
+        request: impl FnOnce(&Self) -> Vec<u8>,
+    ) -> Result<(), Stop> {
+        match outcome {
+            Ok(()) => self.change.stored += 1,
+            Err(StoreError::Refused(reason)) => {
+                let body = request(self);
+                let letter = Batch {
+                    signal: self.batch.signal,
+                    batch_id: self.batch.batch_id.clone(),
+                    received_unix_nano: self.batch.received_unix_nano,
+                    encoding: Encoding::Identity,
+                    decoded_bytes: inbox::bytes(&body),
+                    records: 1,
+                    body,
+                };
+                dead_letters::set_aside(self.connection, &letter, &reason, self.now)?;
+                self.change.dead_lettered += 1;
+                tracing::warn!(signal = self.batch.signal.as_str(), reason, "a record was set aside");
+            }
+            Err(error) => return Err(Stop::Store(error)),
+        }
+        Ok(())
+    }
+}
+
+impl logs::Visitor for Rows<'_> {
+    type Error = Stop;
+
+    fn resource(&mut self, resource: Resource) -> Result<(), Stop> {
+        self.enter_resource(resource)
+    }
+
+    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Stop> {
+        self.enter_scope(scope);
+        Ok(())
+    }
+
+    fn record(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let outcome = match decode::<LogRecord>("LogRecord", bytes) {
+            Ok(record) => store::logs::insert(self.connection, &self.origin, &record),
+            Err(error @ Malformed::TooLarge { .. }) => Err(StoreError::Refused(error.to_string())),
+            Err(error) => return Err(Stop::Malformed(error)),
+        };
+        self.settle(outcome, |rows| dead::log_request(&rows.resource, &rows.scope, bytes))
+    }
+}
+
+impl metrics::Visitor for Rows<'_> {
+    type Error = Stop;
+
+    fn resource(&mut self, resource: Resource) -> Result<(), Stop> {
+        self.enter_resource(resource)
+    }
+
+    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Stop> {
+        self.enter_scope(scope);
+        Ok(())
+    }
+
+    fn point(
+        &mut self,
+        metric: &Metric,
+        point: Point,
+        otlp: otlp::ExponentialHistogramDataPoint,
+    ) -> Result<(), Stop> {
+        match store::points::insert(self.connection, &self.origin, metric, &point) {
+            Ok(Outcome::Superseded) => {
+                self.change.superseded += 1;
+                Ok(())
+            }
+            outcome => self.settle(outcome.map(drop), |rows| {
+                dead::metric_request(&rows.resource, &rows.scope, &lone_metric(metric, otlp))
+            }),
+        }
+    }
+
+    /// The door has counted these, and told the sender.
+    fn refused(&mut self, _: u64, _: Refused) {}
+}
+
+fn lone_metric(metric: &Metric, point: otlp::ExponentialHistogramDataPoint) -> otlp::Metric {
+    let temporality = match metric.temporality {
+        Temporality::Delta => otlp::AggregationTemporality::Delta,
+        Temporality::Cumulative => otlp::AggregationTemporality::Cumulative,
+    };
+    let histogram =
+        otlp::ExponentialHistogram { data_points: vec![point], aggregation_temporality: temporality.into() };
+    otlp::Metric {
+        name: metric.name.clone(),
+        unit: metric.unit.clone(),
+        data: Some(otlp::metric::Data::ExponentialHistogram(histogram)),
+        ..otlp::Metric::default()
+    }
+}
