@@ -40,11 +40,7 @@ pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
             WASM_TARGET,
         ],
     )?;
-    let built = project
-        .target()
-        .join(WASM_TARGET)
-        .join("wasm")
-        .join("offpath_filter.wasm");
+    let built = project.target().join(WASM_TARGET).join("wasm").join("offpath_filter.wasm");
     copy_whole(&built, &project.plugin())
 }
 
@@ -63,9 +59,7 @@ pub fn build_collector(project: &Project) -> anyhow::Result<()> {
 pub fn describe(project: &Project) -> anyhow::Result<String> {
     let mut lines = Vec::new();
     for path in [project.plugin(), project.collector()] {
-        let bytes = fs::metadata(&path)
-            .with_context(|| format!("cannot read `{}`", path.display()))?
-            .len();
+        let bytes = fs::metadata(&path).with_context(|| format!("cannot read `{}`", path.display()))?.len();
         lines.push(format!("{:>9.1} KiB  {}", bytes as f64 / 1024.0, path.display()));
     }
     Ok(lines.join("\n"))
@@ -82,19 +76,13 @@ pub fn cargo(project: &Project, arguments: &[&str]) -> anyhow::Result<()> {
         .env("CARGO_TARGET_DIR", project.target())
         .status()
         .context("cannot run cargo")?;
-    ensure!(
-        status.success(),
-        "`cargo {}` failed: {status}",
-        arguments.join(" ")
-    );
+    ensure!(status.success(), "`cargo {}` failed: {status}", arguments.join(" "));
     Ok(())
 }
 
 /// By way of a temporary file, so that a reader at the same time sees the old module or the new one, never half of it.
 fn copy_whole(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let folder = to
-        .parent()
-        .with_context(|| format!("`{}` has no folder", to.display()))?;
+    let folder = to.parent().with_context(|| format!("`{}` has no folder", to.display()))?;
     let bytes = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
@@ -103,8 +91,6 @@ fn copy_whole(from: &Path, to: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write in `{}`", folder.display()))?;
     fs::write(temporary.path(), &bytes)
         .with_context(|| format!("cannot write `{}`", temporary.path().display()))?;
-    temporary
-        .persist(to)
-        .with_context(|| format!("cannot write `{}`", to.display()))?;
+    temporary.persist(to).with_context(|| format!("cannot write `{}`", to.display()))?;
     Ok(())
 }

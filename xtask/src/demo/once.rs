@@ -21,10 +21,8 @@ pub(super) async fn run(stage: &Stage, requests: u64) -> anyhow::Result<()> {
     let begin = Instant::now();
     let statuses = load::keep_alive(stage.envoy.address(), CONNECTIONS, requests, traffic::numbered).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    let statuses: Vec<String> = statuses
-        .iter()
-        .map(|(status, count)| format!("{count} × {status}"))
-        .collect();
+    let statuses: Vec<String> =
+        statuses.iter().map(|(status, count)| format!("{count} × {status}")).collect();
     println!("answered in {seconds:.1} s: {}", statuses.join(", "));
 
     let (envoy, collector) = settle(stage, requests).await?;
@@ -38,10 +36,7 @@ async fn settle(stage: &Stage, requests: u64) -> anyhow::Result<(envoy::Accounti
     let mut last = None;
     let mut moved = Instant::now();
     loop {
-        let now = (
-            stage.envoy.accounting().await?,
-            stage.collector.accounting().await?,
-        );
+        let now = (stage.envoy.accounting().await?, stage.collector.accounting().await?);
         let done = now.0.pending == 0 && now.1.queued == 0 && now.1.stored >= requests;
         if done || moved.elapsed() > PATIENCE {
             return Ok(now);
@@ -57,10 +52,7 @@ async fn settle(stage: &Stage, requests: u64) -> anyhow::Result<(envoy::Accounti
 /// How often each request's number is in the database.
 fn count_numbers(records: &[collector::LogRecord]) -> BTreeMap<u64, u64> {
     let mut found = BTreeMap::new();
-    for number in records
-        .iter()
-        .filter_map(|record| record.query_parameter("n")?.parse().ok())
-    {
+    for number in records.iter().filter_map(|record| record.query_parameter("n")?.parse().ok()) {
         *found.entry(number).or_insert(0) += 1;
     }
     found
@@ -104,14 +96,8 @@ fn verdict(
     collector: &collector::Accounting,
     found: &BTreeMap<u64, u64>,
 ) -> anyhow::Result<()> {
-    let missing: Vec<u64> = (0..requests)
-        .filter(|number| !found.contains_key(number))
-        .collect();
-    let twice: Vec<u64> = found
-        .iter()
-        .filter(|(_, times)| **times > 1)
-        .map(|(number, _)| *number)
-        .collect();
+    let missing: Vec<u64> = (0..requests).filter(|number| !found.contains_key(number)).collect();
+    let twice: Vec<u64> = found.iter().filter(|(_, times)| **times > 1).map(|(number, _)| *number).collect();
     if !missing.is_empty() {
         bail!(
             "{} of {requests} requests are not in the database, among them {:?}",
@@ -120,21 +106,14 @@ fn verdict(
         );
     }
     if !twice.is_empty() {
-        bail!(
-            "{} requests are in the database more than once, among them {:?}",
-            twice.len(),
-            first(&twice)
-        );
+        bail!("{} requests are in the database more than once, among them {:?}", twice.len(), first(&twice));
     }
     ensure!(
         collector.stored == requests,
         "the database has {} records for {requests} requests",
         collector.stored
     );
-    ensure!(
-        envoy.balances(),
-        "the plugin's accounting does not balance: {envoy:?}"
-    );
+    ensure!(envoy.balances(), "the plugin's accounting does not balance: {envoy:?}");
     println!("all {requests} requests are in the database, each once");
     Ok(())
 }
@@ -149,11 +128,7 @@ mod tests {
 
     fn stored(requests: u64) -> (envoy::Accounting, collector::Accounting) {
         (
-            envoy::Accounting {
-                captured: requests,
-                delivered: requests,
-                ..Default::default()
-            },
+            envoy::Accounting { captured: requests, delivered: requests, ..Default::default() },
             collector::Accounting {
                 received: requests,
                 stored: requests,
@@ -175,9 +150,7 @@ mod tests {
         let (envoy, collector) = stored(3);
         let error = verdict(3, &envoy, &collector, &BTreeMap::from([(0, 1), (2, 2)])).unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("1 of 3 requests are not in the database, among them [1]"),
+            error.to_string().contains("1 of 3 requests are not in the database, among them [1]"),
             "{error}"
         );
     }
@@ -186,9 +159,6 @@ mod tests {
     fn a_request_stored_twice_is_a_failure() {
         let (envoy, collector) = stored(2);
         let error = verdict(2, &envoy, &collector, &BTreeMap::from([(0, 1), (1, 2)])).unwrap_err();
-        assert!(
-            error.to_string().contains("more than once, among them [1]"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("more than once, among them [1]"), "{error}");
     }
 }

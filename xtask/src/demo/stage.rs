@@ -43,21 +43,13 @@ impl Stage {
             // Ten seconds, the default, are long for somebody who looks on.
             .with_plugin_keys(&[("metrics.interval", json!("1s"))])?;
         let envoy = Envoy::start(envoy, &bootstrap, &folder).await?;
-        Ok(Self {
-            envoy,
-            collector,
-            _upstream: upstream,
-            folder,
-        })
+        Ok(Self { envoy, collector, _upstream: upstream, folder })
     }
 
     /// Addresses and paths, for people.
     pub(super) fn where_to_look(&self) -> String {
-        let (envoy, admin, api) = (
-            self.envoy.address(),
-            self.envoy.admin().address(),
-            self.collector.api().address(),
-        );
+        let (envoy, admin, api) =
+            (self.envoy.address(), self.envoy.admin().address(), self.collector.api().address());
         format!(
             "send requests    curl http://{envoy}/orders/7
 Envoy's stats    http://{admin}/stats?filter=wasmcustom
@@ -74,10 +66,7 @@ logs and data    {folder}
     /// After a failure: what the processes said at last.
     pub(super) fn explain(&self, error: &anyhow::Error) {
         eprintln!("the demo failed: {error:#}");
-        for (name, log) in [
-            ("Envoy", self.envoy.log()),
-            ("the collector", self.collector.log()),
-        ] {
+        for (name, log) in [("Envoy", self.envoy.log()), ("the collector", self.collector.log())] {
             let log = log.unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();

@@ -27,10 +27,7 @@ impl Api {
     /// Of the server at `address`. Nothing is connected yet.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        }
+        Self { address, client: Client::builder(TokioExecutor::new()).build_http() }
     }
 
     /// Where the server listens.
@@ -69,11 +66,7 @@ impl Api {
         let (status, body) = self.send(Method::GET, path).await?;
         let body = String::from_utf8(body.to_vec())
             .with_context(|| format!("the answer to `{path}` is not UTF-8"))?;
-        ensure!(
-            status.is_success(),
-            "`http://{}{path}` answers {status}: {body}",
-            self.address
-        );
+        ensure!(status.is_success(), "`http://{}{path}` answers {status}: {body}", self.address);
         Ok(body)
     }
 

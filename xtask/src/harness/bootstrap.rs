@@ -74,10 +74,7 @@ impl Bootstrap {
             let socket = format!(
                 "/static_resources/clusters/{index}/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address"
             );
-            self.set(
-                &socket,
-                json!({"address": address.ip(), "port_value": address.port()}),
-            )?;
+            self.set(&socket, json!({"address": address.ip(), "port_value": address.port()}))?;
         }
         Ok(self)
     }
@@ -90,32 +87,22 @@ impl Bootstrap {
         if !release.compresses_upstream_requests {
             let options = "/static_resources/clusters/1/typed_extension_protocol_options\
                            /envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-            self.at(options)?
-                .as_object_mut()
-                .context("not an object")?
-                .remove("http_filters");
+            self.at(options)?.as_object_mut().context("not an object")?.remove("http_filters");
         }
         Ok(self)
     }
 
-    /// Replaces the plugin's configuration.
+    /// Changes the plugin's configuration: each pair is a key with its parents, `metrics.interval`, and its value.
     ///
     /// # Errors
-    /// When the file has no plugin.
-    pub fn with_plugin_configuration(mut self, configuration: Value) -> anyhow::Result<Self> {
-        *self.plugin("/configuration/value")? = configuration;
-        Ok(self)
-    }
-
-    /// Changes the plugin's configuration: each pair is a JSON pointer's parent keys with dots, `metrics.interval`, and
-    /// its value.
-    ///
-    /// # Errors
-    /// When the file has no plugin.
+    /// When the file has no plugin, or its configuration is not JSON.
     pub fn with_plugin_keys(mut self, keys: &[(&str, Value)]) -> anyhow::Result<Self> {
-        let configuration = self.plugin("/configuration/value")?;
+        let text = self.plugin("/configuration/value")?;
+        let mut configuration: Value =
+            serde_json::from_str(text.as_str().context("the plugin's configuration is not a string")?)
+                .context("the plugin's configuration is not JSON")?;
         for (path, value) in keys {
-            let mut place = &mut *configuration;
+            let mut place = &mut configuration;
             for key in path.split('.') {
                 place = place
                     .as_object_mut()
@@ -125,6 +112,7 @@ impl Bootstrap {
             }
             *place = value.clone();
         }
+        *text = json!(configuration.to_string());
         Ok(self)
     }
 
@@ -143,9 +131,7 @@ impl Bootstrap {
     /// When there is no such place.
     pub fn at(&mut self, pointer: &str) -> anyhow::Result<&mut Value> {
         let file = self.mode.file();
-        self.tree
-            .pointer_mut(pointer)
-            .with_context(|| format!("envoy/{file} has nothing at `{pointer}`"))
+        self.tree.pointer_mut(pointer).with_context(|| format!("envoy/{file} has nothing at `{pointer}`"))
     }
 
     fn set(&mut self, pointer: &str, value: Value) -> anyhow::Result<()> {

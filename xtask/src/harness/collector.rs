@@ -42,11 +42,7 @@ impl Collector {
             Ok(listening(&output, "otlp-http").zip(listening(&output, "http")))
         })
         .await?;
-        Ok(Self {
-            process,
-            otlp,
-            api: Api::new(http),
-        })
+        Ok(Self { process, otlp, api: Api::new(http) })
     }
 
     /// Where OTLP is sent to.
@@ -78,18 +74,10 @@ impl Collector {
         let mut cursor: Option<String> = None;
         loop {
             let from = cursor.map(|cursor| {
-                format!(
-                    "&cursor={}",
-                    form_urlencoded::byte_serialize(cursor.as_bytes()).collect::<String>()
-                )
+                format!("&cursor={}", form_urlencoded::byte_serialize(cursor.as_bytes()).collect::<String>())
             });
-            let page: LogPage = self
-                .api
-                .json(&format!(
-                    "/api/logs?{filter}&limit=1000{}",
-                    from.unwrap_or_default()
-                ))
-                .await?;
+            let page: LogPage =
+                self.api.json(&format!("/api/logs?{filter}&limit=1000{}", from.unwrap_or_default())).await?;
             records.extend(page.records);
             match page.next_cursor {
                 Some(next) => cursor = Some(next),
@@ -127,12 +115,7 @@ impl Collector {
 /// From a line such as `otlp-http listening on 127.0.0.1:4318`.
 fn listening(output: &str, what: &str) -> Option<SocketAddr> {
     let start = format!("{what} listening on ");
-    output
-        .lines()
-        .find_map(|line| line.strip_prefix(&start))?
-        .trim()
-        .parse()
-        .ok()
+    output.lines().find_map(|line| line.strip_prefix(&start))?.trim().parse().ok()
 }
 
 /// `/api/accounting`: records, from the first start on.

@@ -59,10 +59,7 @@ impl Envoy {
                 return Ok(None);
             };
             let admin = Api::new(address);
-            let live = admin
-                .send(Method::GET, "/ready")
-                .await
-                .is_ok_and(|(status, _)| status.is_success());
+            let live = admin.send(Method::GET, "/ready").await.is_ok_and(|(status, _)| status.is_success());
             Ok(live.then_some(admin))
         })
         .await?;
@@ -71,19 +68,11 @@ impl Envoy {
         let listener = listeners
             .pointer(socket)
             .and_then(|socket| {
-                Some(format!(
-                    "{}:{}",
-                    socket.get("address")?.as_str()?,
-                    socket.get("port_value")?
-                ))
+                Some(format!("{}:{}", socket.get("address")?.as_str()?, socket.get("port_value")?))
             })
             .and_then(|address| address.parse().ok())
             .with_context(|| format!("Envoy does not say where it listens: {listeners}"))?;
-        Ok(Self {
-            process,
-            admin,
-            listener,
-        })
+        Ok(Self { process, admin, listener })
     }
 
     /// Where requests go.
@@ -104,10 +93,7 @@ impl Envoy {
     /// When Envoy does not answer.
     pub async fn stats(&self, filter: &str) -> anyhow::Result<BTreeMap<String, u64>> {
         let query = form_urlencoded::byte_serialize(filter.as_bytes()).collect::<String>();
-        let answer = self
-            .admin
-            .text(&format!("/stats?type=All&filter={query}"))
-            .await?;
+        let answer = self.admin.text(&format!("/stats?type=All&filter={query}")).await?;
         Ok(answer
             .lines()
             .filter_map(|line| line.rsplit_once(": "))
@@ -120,9 +106,7 @@ impl Envoy {
     /// # Errors
     /// When Envoy does not answer.
     pub async fn accounting(&self) -> anyhow::Result<Accounting> {
-        Ok(Accounting::from_stats(
-            &self.stats(r"^wasmcustom\.offpath_").await?,
-        ))
+        Ok(Accounting::from_stats(&self.stats(r"^wasmcustom\.offpath_").await?))
     }
 
     /// Everything it has logged.
@@ -171,12 +155,8 @@ pub struct Accounting {
 
 impl Accounting {
     fn from_stats(stats: &BTreeMap<String, u64>) -> Self {
-        let value = |name: &str| {
-            stats
-                .get(&format!("wasmcustom.offpath_records_{name}"))
-                .copied()
-                .unwrap_or(0)
-        };
+        let value =
+            |name: &str| stats.get(&format!("wasmcustom.offpath_records_{name}")).copied().unwrap_or(0);
         let reasons = "wasmcustom.offpath_records_dropped_total.reason.";
         Self {
             captured: value("captured_total"),

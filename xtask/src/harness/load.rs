@@ -93,10 +93,7 @@ impl Client {
     /// # Errors
     /// When there is no connection.
     pub async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
-        Ok(Self {
-            address,
-            sender: handshake(address).await?,
-        })
+        Ok(Self { address, sender: handshake(address).await? })
     }
 
     /// Sends a request and reads the answer to its end.
@@ -163,9 +160,7 @@ pub async fn send_and_leave(address: SocketAddr, bytes: &[u8]) -> anyhow::Result
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("cannot connect to {address}"))?;
+    let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
     stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
     Ok(stream)
 }

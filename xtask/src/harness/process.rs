@@ -56,11 +56,7 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start `{}`", program.display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            output,
-        })
+        Ok(Self { name: name.to_owned(), child, output })
     }
 
     /// The process id, while it runs.
@@ -84,9 +80,7 @@ impl Process {
     /// # Errors
     /// When the system does not say.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("cannot ask after {}", self.name))
+        self.child.try_wait().with_context(|| format!("cannot ask after {}", self.name))
     }
 
     /// Asks it to end (SIGTERM) and waits until it has; kills it when that takes too long.
@@ -107,18 +101,12 @@ impl Process {
     /// When it cannot be waited for.
     pub async fn kill(&mut self) -> anyhow::Result<ExitStatus> {
         self.signal(rustix::process::Signal::KILL)?;
-        self.child
-            .wait()
-            .await
-            .with_context(|| format!("cannot wait for {}", self.name))
+        self.child.wait().await.with_context(|| format!("cannot wait for {}", self.name))
     }
 
     fn signal(&self, signal: rustix::process::Signal) -> anyhow::Result<()> {
-        let Some(id) = self
-            .child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(rustix::process::Pid::from_raw)
+        let Some(id) =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
         else {
             return Ok(());
         };

@@ -54,11 +54,7 @@ impl Receiver {
     /// # Errors
     /// When it cannot listen.
     pub async fn start() -> anyhow::Result<Self> {
-        let state = Arc::new(Mutex::new(State {
-            answer: StatusCode::OK,
-            connections: 0,
-            calls: Vec::new(),
-        }));
+        let state = Arc::new(Mutex::new(State { answer: StatusCode::OK, connections: 0, calls: Vec::new() }));
         let (connected, called) = (Arc::clone(&state), Arc::clone(&state));
         let server = Server::start(
             move || with(&connected, |state| state.connections += 1),
@@ -102,19 +98,13 @@ async fn keep(state: Arc<Mutex<State>>, request: Request<Incoming>) -> io::Resul
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let answer = with(&state, |state| {
         let answer = state.answer;
-        state.calls.push(Call {
-            path: head.uri.path().to_owned(),
-            headers: head.headers,
-            body,
-            answer,
-        });
+        state.calls.push(Call { path: head.uri.path().to_owned(), headers: head.headers, body, answer });
         answer
     });
     let mut response = Response::new(Empty::new().map_err(io::Error::other).boxed());
     *response.status_mut() = answer;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/x-protobuf"),
-    );
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-protobuf"));
     Ok(response)
 }

@@ -28,9 +28,7 @@ impl Server {
         connected: impl Fn() + Send + 'static,
         answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .context("cannot listen on loopback")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
         let address = listener.local_addr().context("cannot see where it listens")?;
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -57,8 +55,6 @@ async fn serve<F: Future<Output = io::Result<Answer>> + Send + 'static>(
     stream: TcpStream,
     answer: impl Fn(Request<Incoming>) -> F + Send + 'static,
 ) {
-    let served = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service_fn(answer))
-        .await;
+    let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
     drop(served);
 }

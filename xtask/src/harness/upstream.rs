@@ -26,9 +26,7 @@ impl Upstream {
     /// # Errors
     /// When it cannot listen.
     pub async fn start() -> anyhow::Result<Self> {
-        Ok(Self {
-            server: Server::start(|| (), answer).await?,
-        })
+        Ok(Self { server: Server::start(|| (), answer).await? })
     }
 
     /// Where it listens.
@@ -58,16 +56,10 @@ async fn answer(request: Request<Incoming>) -> io::Result<Answer> {
 }
 
 fn whole(status: StatusCode) -> Answer {
-    let mut response = Response::new(
-        Full::new(Bytes::from_static(b"{\"ok\":true}\n"))
-            .map_err(io::Error::other)
-            .boxed(),
-    );
+    let mut response =
+        Response::new(Full::new(Bytes::from_static(b"{\"ok\":true}\n")).map_err(io::Error::other).boxed());
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
 }
 

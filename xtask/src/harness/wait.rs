@@ -48,10 +48,7 @@ pub async fn until_equal<T: PartialEq + std::fmt::Debug>(
             return Ok(());
         }
         if Instant::now() >= end {
-            bail!(
-                "waited {} s for {what} to be {expected:?}, it is {found:?}",
-                DEADLINE.as_secs()
-            );
+            bail!("waited {} s for {what} to be {expected:?}, it is {found:?}", DEADLINE.as_secs());
         }
         sleep(PAUSE).await;
     }

@@ -15,16 +15,10 @@ async fn a_rejected_configuration_keeps_envoy_from_starting_and_the_error_names_
         ];
         let bootstrap = bootstrap(release, mode, &wrong).await;
         let Err(refusal) = Proxy::try_start(release, bootstrap, receiver.address()).await else {
-            panic!(
-                "Envoy {} starts with a key that does not exist ({mode:?})",
-                release.version
-            );
+            panic!("Envoy {} starts with a key that does not exist ({mode:?})", release.version);
         };
         let refusal = format!("{refusal:#}");
-        assert!(
-            refusal.contains("batch.max_record"),
-            "the key is not named: {refusal}"
-        );
+        assert!(refusal.contains("batch.max_record"), "the key is not named: {refusal}");
         assert!(!refusal.contains("hunter2"), "a secret is printed: {refusal}");
         assert!(!refusal.contains("panicked"), "{refusal}");
     }
@@ -34,24 +28,13 @@ async fn a_rejected_configuration_keeps_envoy_from_starting_and_the_error_names_
 async fn an_idle_envoy_makes_no_call_to_the_collector() {
     for mode in Mode::ALL {
         let receiver = Receiver::start().await.unwrap();
-        let eager = [
-            ("metrics.interval", json!("1s")),
-            ("batch.max_delay", json!("50ms")),
-        ];
-        let proxy = Proxy::start(
-            ENVOY_1_40,
-            bootstrap(ENVOY_1_40, mode, &eager).await,
-            receiver.address(),
-        )
-        .await;
+        let eager = [("metrics.interval", json!("1s")), ("batch.max_delay", json!("50ms"))];
+        let proxy =
+            Proxy::start(ENVOY_1_40, bootstrap(ENVOY_1_40, mode, &eager).await, receiver.address()).await;
         wait::until("three export intervals are over", async || {
             let info: Value = proxy.admin().json("/server_info").await?;
             let uptime = info["uptime_current_epoch"].as_str().unwrap_or_default();
-            Ok(uptime
-                .trim_end_matches('s')
-                .parse::<f64>()
-                .is_ok_and(|seconds| seconds >= 4.0)
-                .then_some(()))
+            Ok(uptime.trim_end_matches('s').parse::<f64>().is_ok_and(|seconds| seconds >= 4.0).then_some(()))
         })
         .await
         .unwrap();

@@ -9,4 +9,6 @@
 )]
 
 mod configuration;
+mod otlp;
+mod otlp_decoder;
 mod proxy;

@@ -29,14 +29,14 @@ pub(crate) const EVERYWHERE: [(Release, Mode); 4] = [
     (ENVOY_1_36, Mode::HttpFilter),
 ];
 
-/// The workspace, with plugin and collector built.
+/// The workspace, with the plugin built and each Envoy fetched.
 pub(crate) async fn project() -> &'static Project {
     static PROJECT: OnceCell<Project> = OnceCell::const_new();
     PROJECT
         .get_or_init(async || {
             let project = Project::locate().unwrap();
-            artefacts::build(&project).unwrap();
-            for release in [ENVOY_1_40, ENVOY_1_36] {
+            artefacts::build_plugin(&project).unwrap();
+            for release in fetch::ENVOY_RELEASES {
                 fetch::envoy(&project, release).unwrap();
             }
             project
@@ -59,11 +59,12 @@ pub(crate) async fn bootstrap(release: Release, mode: Mode, keys: &[(&str, serde
         .unwrap()
 }
 
-/// The collector, with an empty database.
+/// The collector, built, with an empty database.
 pub(crate) async fn collector(folder: &TempDir) -> Collector {
-    Collector::start(&project().await.collector(), folder.path())
-        .await
-        .unwrap()
+    static BUILT: OnceCell<()> = OnceCell::const_new();
+    let project = project().await;
+    BUILT.get_or_init(async || artefacts::build_collector(project).unwrap()).await;
+    Collector::start(&project.collector(), folder.path()).await.unwrap()
 }
 
 /// An Envoy and its application. When a test fails, it prints Envoy's log.
@@ -94,11 +95,7 @@ impl Proxy {
         let upstream = Upstream::start().await?;
         let bootstrap = bootstrap.with_servers(upstream.address(), collector)?;
         let envoy = Envoy::start(&binary, &bootstrap, folder.path()).await?;
-        Ok(Self {
-            envoy,
-            _upstream: upstream,
-            folder,
-        })
+        Ok(Self { envoy, _upstream: upstream, folder })
     }
 
     /// Where this test's files are.
