@@ -41,17 +41,11 @@ impl PluginModule {
         let module = Module::new(&Engine::new(&config)?, wasm)?;
         let unknown = imports_unknown_to_envoy(&module);
         if !unknown.is_empty() {
-            bail!(
-                "the module imports what Envoy 1.33 does not provide: {}",
-                unknown.join(", ")
-            );
+            bail!("the module imports what Envoy 1.33 does not provide: {}", unknown.join(", "));
         }
         let missing = missing_exports(&module);
         if !missing.is_empty() {
-            bail!(
-                "the module lacks exports that Envoy needs: {}",
-                missing.join(", ")
-            );
+            bail!("the module lacks exports that Envoy needs: {}", missing.join(", "));
         }
         Ok(Self { module })
     }

@@ -73,14 +73,8 @@ pub(crate) struct Scope<'a> {
 }
 
 /// The groups of attributes that exist only within a stream.
-pub(crate) const STREAM_GROUPS: [&str; 6] = [
-    "request",
-    "response",
-    "connection",
-    "upstream",
-    "source",
-    "destination",
-];
+pub(crate) const STREAM_GROUPS: [&str; 6] =
+    ["request", "response", "connection", "upstream", "source", "destination"];
 
 impl Scope<'_> {
     /// The attributes at the top level: groups, and what Envoy adds for plugins.
@@ -116,9 +110,8 @@ pub(crate) enum PropertyError {
 /// `proxy_get_property`: walks the NUL-separated `path` and encodes what is there.
 pub(crate) fn property(scope: &Scope<'_>, path: &[u8]) -> Result<Vec<u8>, PropertyError> {
     const NOT_FOUND: PropertyError = PropertyError::Status(Status::NotFound);
-    let mut parts = path
-        .split(|byte| *byte == 0)
-        .map(|part| std::str::from_utf8(part).map_err(|_| NOT_FOUND));
+    let mut parts =
+        path.split(|byte| *byte == 0).map(|part| std::str::from_utf8(part).map_err(|_| NOT_FOUND));
     let top = parts.next().ok_or(NOT_FOUND)??;
     let rest = parts.collect::<Result<Vec<_>, _>>()?;
     check_emulated(top, rest.first().copied()).map_err(PropertyError::NotEmulated)?;
@@ -149,10 +142,8 @@ pub(crate) fn encode(value: &Attribute) -> Result<Vec<u8>, Status> {
 
 /// A header map as a property: each name once, its values joined.
 fn encode_headers(headers: &Headers) -> Vec<u8> {
-    let joined: BTreeMap<&[u8], Vec<u8>> = headers
-        .iter()
-        .map(|(name, _)| (name, headers.get_joined(name).unwrap_or_default()))
-        .collect();
+    let joined: BTreeMap<&[u8], Vec<u8>> =
+        headers.iter().map(|(name, _)| (name, headers.get_joined(name).unwrap_or_default())).collect();
     encode_pairs(joined.iter().map(|(name, value)| (*name, value.as_slice())))
 }
 
@@ -174,10 +165,7 @@ fn duration(value: Duration) -> Attribute {
 
 /// The entries that have a value.
 fn present<const N: usize>(entries: [(&'static str, Option<Attribute>); N]) -> Object {
-    entries
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+    entries.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 fn request(scope: &Scope<'_>, stream: &StreamInfo) -> Object {
@@ -189,17 +177,11 @@ fn request(scope: &Scope<'_>, stream: &StreamInfo) -> Object {
     let (url_path, query) = target.map(split_target).unzip();
     let start = i64::try_from(stream.start_unix_nanos).unwrap_or(i64::MAX);
     present([
-        (
-            "headers",
-            Some(Attribute::Headers(headers.cloned().unwrap_or_default())),
-        ),
+        ("headers", Some(Attribute::Headers(headers.cloned().unwrap_or_default()))),
         ("headers_bytes", Some(count(header_bytes))),
         ("time", Some(Attribute::Timestamp(start))),
         ("size", request_size(headers, stream)),
-        (
-            "total_size",
-            Some(count(stream.bytes_received.saturating_add(header_bytes))),
-        ),
+        ("total_size", Some(count(stream.bytes_received.saturating_add(header_bytes)))),
         ("duration", stream.duration.map(duration)),
         ("protocol", stream.protocol.as_deref().map(bytes)),
         ("path", header(":path")),
@@ -233,29 +215,14 @@ fn request_size(headers: Option<&Headers>, stream: &StreamInfo) -> Option<Attrib
 fn response(scope: &Scope<'_>, stream: &StreamInfo) -> Object {
     let size_of = |headers: Option<&Headers>| headers.map_or(0, |headers| u64::from(headers.byte_size()));
     let header_bytes = size_of(scope.response_headers);
-    let total = stream
-        .bytes_sent
-        .saturating_add(header_bytes)
-        .saturating_add(size_of(scope.response_trailers));
+    let total =
+        stream.bytes_sent.saturating_add(header_bytes).saturating_add(size_of(scope.response_trailers));
     present([
-        (
-            "code",
-            stream.response_code.map(|code| Attribute::Int(code.into())),
-        ),
+        ("code", stream.response_code.map(|code| Attribute::Int(code.into()))),
         ("size", Some(count(stream.bytes_sent))),
-        (
-            "headers",
-            Some(Attribute::Headers(
-                scope.response_headers.cloned().unwrap_or_default(),
-            )),
-        ),
+        ("headers", Some(Attribute::Headers(scope.response_headers.cloned().unwrap_or_default()))),
         ("headers_bytes", Some(count(header_bytes))),
-        (
-            "trailers",
-            Some(Attribute::Headers(
-                scope.response_trailers.cloned().unwrap_or_default(),
-            )),
-        ),
+        ("trailers", Some(Attribute::Headers(scope.response_trailers.cloned().unwrap_or_default()))),
         ("flags", Some(count(stream.response_flags))),
         ("grpc_status", stream.grpc_status().map(Attribute::Int)),
         ("total_size", Some(count(total))),
@@ -267,42 +234,19 @@ fn response(scope: &Scope<'_>, stream: &StreamInfo) -> Object {
 fn connection(stream: &StreamInfo) -> Object {
     let mut object = present([
         ("mtls", Some(Attribute::Bool(stream.mtls))),
-        (
-            "requested_server_name",
-            Some(bytes(&stream.requested_server_name)),
-        ),
+        ("requested_server_name", Some(bytes(&stream.requested_server_name))),
         ("id", stream.connection_id.map(Attribute::Uint)),
-        (
-            "termination_details",
-            stream.connection_termination_details.as_deref().map(bytes),
-        ),
-        (
-            "transport_failure_reason",
-            stream.downstream_transport_failure_reason.as_deref().map(bytes),
-        ),
+        ("termination_details", stream.connection_termination_details.as_deref().map(bytes)),
+        ("transport_failure_reason", stream.downstream_transport_failure_reason.as_deref().map(bytes)),
     ]);
-    object.extend(
-        stream
-            .tls
-            .iter()
-            .flatten()
-            .map(|(name, value)| (*name, bytes(value))),
-    );
+    object.extend(stream.tls.iter().flatten().map(|(name, value)| (*name, bytes(value))));
     object
 }
 
 fn upstream(stream: &StreamInfo) -> Object {
-    let attempts = (
-        "request_attempt_count",
-        Some(Attribute::Uint(stream.attempt_count.into())),
-    );
-    let Some(Upstream {
-        address,
-        port,
-        local_address,
-        transport_failure_reason,
-        connection_pool_ready,
-    }) = &stream.upstream
+    let attempts = ("request_attempt_count", Some(Attribute::Uint(stream.attempt_count.into())));
+    let Some(Upstream { address, port, local_address, transport_failure_reason, connection_pool_ready }) =
+        &stream.upstream
     else {
         return present([attempts]);
     };
@@ -317,31 +261,20 @@ fn upstream(stream: &StreamInfo) -> Object {
 }
 
 fn peer(address: &[u8], port: Option<u16>) -> Object {
-    present([
-        ("address", Some(bytes(address))),
-        ("port", port.map(|port| Attribute::Int(port.into()))),
-    ])
+    present([("address", Some(bytes(address))), ("port", port.map(|port| Attribute::Int(port.into())))])
 }
 
 fn xds(scope: &Scope<'_>) -> Object {
-    let node = present([
-        ("id", Some(string(&scope.node.id))),
-        ("cluster", Some(string(&scope.node.cluster))),
-    ]);
+    let node =
+        present([("id", Some(string(&scope.node.id))), ("cluster", Some(string(&scope.node.cluster)))]);
     let mut object = present([("node", Some(Attribute::Object(node)))]);
     if let Some(stream) = scope.stream {
         object.extend(present([
             ("cluster_name", stream.cluster_name.as_deref().map(bytes)),
             ("route_name", stream.route_name.as_deref().map(bytes)),
-            (
-                "virtual_host_name",
-                stream.virtual_host_name.as_deref().map(bytes),
-            ),
+            ("virtual_host_name", stream.virtual_host_name.as_deref().map(bytes)),
             ("filter_chain_name", Some(bytes(&stream.filter_chain_name))),
-            (
-                "listener_direction",
-                Some(Attribute::Int(stream.listener_direction)),
-            ),
+            ("listener_direction", Some(Attribute::Int(stream.listener_direction))),
         ]));
     }
     object

@@ -41,9 +41,7 @@ impl Call {
     /// The first value of a header, as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .get(name)
-            .and_then(|value| std::str::from_utf8(value).ok())
+        self.headers.get(name).and_then(|value| std::str::from_utf8(value).ok())
     }
 
     /// The `:path`.
@@ -157,23 +155,13 @@ pub struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     pub(crate) fn new(proxy: &'a mut Proxy, name: &str) -> Self {
-        Self {
-            proxy,
-            name: name.to_owned(),
-        }
+        Self { proxy, name: name.to_owned() }
     }
 
     /// The calls under way, oldest first.
     #[must_use]
     pub fn pending(&self) -> Vec<Call> {
-        self.proxy
-            .world
-            .clusters
-            .pending
-            .iter()
-            .filter(|call| call.cluster == self.name)
-            .cloned()
-            .collect()
+        self.proxy.world.clusters.pending.iter().filter(|call| call.cluster == self.name).cloned().collect()
     }
 
     /// Answers the oldest call under way, and returns that call.
@@ -216,47 +204,23 @@ impl<'a> Cluster<'a> {
 
     /// From now on answers each new call so, that long after it was made.
     pub fn serve(&mut self, answer: impl Into<Answer>, latency: Duration) {
-        let state = self
-            .proxy
-            .world
-            .clusters
-            .known
-            .entry(self.name.clone())
-            .or_default();
+        let state = self.proxy.world.clusters.known.entry(self.name.clone()).or_default();
         state.serve = Some((answer.into(), latency));
     }
 
     /// From now on answers nothing of its own accord.
     pub fn stop_serving(&mut self) {
-        self.proxy
-            .world
-            .clusters
-            .known
-            .entry(self.name.clone())
-            .or_default()
-            .serve = None;
+        self.proxy.world.clusters.known.entry(self.name.clone()).or_default().serve = None;
     }
 
     /// Takes all endpoints away: a call is refused at once with `InternalFailure`.
     pub fn remove_endpoints(&mut self) {
-        self.proxy
-            .world
-            .clusters
-            .known
-            .entry(self.name.clone())
-            .or_default()
-            .without_endpoints = true;
+        self.proxy.world.clusters.known.entry(self.name.clone()).or_default().without_endpoints = true;
     }
 
     /// Gives the endpoints back.
     pub fn restore_endpoints(&mut self) {
-        self.proxy
-            .world
-            .clusters
-            .known
-            .entry(self.name.clone())
-            .or_default()
-            .without_endpoints = false;
+        self.proxy.world.clusters.known.entry(self.name.clone()).or_default().without_endpoints = false;
     }
 
     /// Removes the cluster: a call is refused at once with `BadArgument`.
@@ -294,10 +258,7 @@ impl Clusters {
     ) -> Result<(), Status> {
         let cluster = String::from_utf8_lossy(cluster).into_owned();
         let state = self.known.get(&cluster).ok_or(Status::BadArgument)?;
-        if [":method", ":path", ":authority"]
-            .iter()
-            .any(|name| headers.get(name).is_none())
-        {
+        if [":method", ":path", ":authority"].iter().any(|name| headers.get(name).is_none()) {
             return Err(Status::BadArgument);
         }
         if state.without_endpoints {
@@ -308,10 +269,7 @@ impl Clusters {
         }
         let timeout = (timeout_ms > 0).then(|| (after_ms(now, timeout_ms.into()), Answer::timeout()));
         let served = state.serve.clone().map(|(answer, latency)| {
-            (
-                now.saturating_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)),
-                answer,
-            )
+            (now.saturating_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)), answer)
         });
         let due = match (served, timeout) {
             (Some(served), Some(timeout)) if timeout.0 < served.0 => Some(timeout),
@@ -336,8 +294,7 @@ impl Clusters {
 
     /// Drops the calls of a machine, or of one of its root contexts: nobody will hear of their answers.
     pub(crate) fn cancel(&mut self, vm: VmRole, root: Option<u32>) {
-        self.pending
-            .retain(|call| call.vm != vm || root.is_some_and(|root| call.root != root));
+        self.pending.retain(|call| call.vm != vm || root.is_some_and(|root| call.root != root));
     }
 
     /// Takes the call of that number out.

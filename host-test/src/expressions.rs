@@ -52,10 +52,7 @@ pub(crate) struct Expressions {
 /// `proxy_call_foreign_function` of `name`.
 pub(crate) fn call_foreign(state: &mut HostState, name: &[u8], argument: &[u8]) -> Result<ForeignResult> {
     if NOT_EMULATED.contains(&name) {
-        bail!(
-            "the foreign function `{}` is not emulated",
-            String::from_utf8_lossy(name)
-        );
+        bail!("the foreign function `{}` is not emulated", String::from_utf8_lossy(name));
     }
     match (name, state.world.cel) {
         (b"expr_create", Cel::Built | Cel::FailsToEvaluate) => create(state, argument),
@@ -73,10 +70,7 @@ fn create(state: &mut HostState, source: &[u8]) -> Result<ForeignResult> {
     {
         Ok(program) => program,
         Err(error) => {
-            state.log(
-                LogLevel::Info,
-                format!("expr_create parse error: {error}").as_bytes(),
-            );
+            state.log(LogLevel::Info, format!("expr_create parse error: {error}").as_bytes());
             return Ok(ForeignResult::Refused(Status::BadArgument));
         }
     };
@@ -101,10 +95,7 @@ fn evaluate(state: &mut HostState, argument: &[u8]) -> Result<ForeignResult> {
     match program.execute(&activation(env, &scope)) {
         Ok(value) => Ok(encode(&value).map_or_else(ForeignResult::Refused, ForeignResult::Bytes)),
         Err(error) => {
-            state.log(
-                LogLevel::Debug,
-                format!("expr_evaluate error: {error}").as_bytes(),
-            );
+            state.log(LogLevel::Debug, format!("expr_evaluate error: {error}").as_bytes());
             Ok(ForeignResult::Refused(Status::InternalFailure))
         }
     }
@@ -143,9 +134,7 @@ fn value(attribute: Attribute) -> Value {
         Attribute::Duration(nanos) => Value::Duration(chrono::Duration::nanoseconds(nanos)),
         Attribute::Timestamp(nanos) => Value::Timestamp(DateTime::from_timestamp_nanos(nanos).fixed_offset()),
         Attribute::Headers(headers) => {
-            let names = headers
-                .iter()
-                .filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok());
+            let names = headers.iter().filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok());
             let map: HashMap<Key, Value> = names
                 .map(|name| (headers.get_joined(&name).unwrap_or_default(), name))
                 .map(|(joined, name)| (Key::from(name), string(joined)))
@@ -153,10 +142,8 @@ fn value(attribute: Attribute) -> Value {
             Value::from(map)
         }
         Attribute::Object(object) => {
-            let map: HashMap<Key, Value> = object
-                .into_iter()
-                .map(|(name, field)| (Key::from(name), value(field)))
-                .collect();
+            let map: HashMap<Key, Value> =
+                object.into_iter().map(|(name, field)| (Key::from(name), value(field))).collect();
             Value::from(map)
         }
     }
@@ -178,16 +165,8 @@ fn encode(value: &Value) -> Result<Vec<u8>, Status> {
         Value::UInt(number) => number.to_le_bytes().to_vec(),
         Value::Float(number) => number.to_le_bytes().to_vec(),
         Value::Bool(flag) => vec![u8::from(*flag)],
-        Value::Duration(duration) => duration
-            .num_nanoseconds()
-            .unwrap_or(i64::MAX)
-            .to_le_bytes()
-            .to_vec(),
-        Value::Timestamp(time) => time
-            .timestamp_nanos_opt()
-            .unwrap_or(i64::MAX)
-            .to_le_bytes()
-            .to_vec(),
+        Value::Duration(duration) => duration.num_nanoseconds().unwrap_or(i64::MAX).to_le_bytes().to_vec(),
+        Value::Timestamp(time) => time.timestamp_nanos_opt().unwrap_or(i64::MAX).to_le_bytes().to_vec(),
         Value::List(items) => {
             let items = items
                 .iter()
@@ -210,12 +189,9 @@ fn check_program(expression: &IdedExpr) -> Result<()> {
             }
             check_program(&select.operand)?;
         }
-        Expr::Call(call) => call
-            .target
-            .iter()
-            .map(AsRef::as_ref)
-            .chain(&call.args)
-            .try_for_each(check_program)?,
+        Expr::Call(call) => {
+            call.target.iter().map(AsRef::as_ref).chain(&call.args).try_for_each(check_program)?
+        }
         Expr::List(list) => list.elements.iter().try_for_each(check_program)?,
         Expr::Map(map) => {
             for entry in &map.entries {

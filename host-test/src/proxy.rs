@@ -71,10 +71,7 @@ impl ProxyBuilder {
 
     /// Sets `xds.node`'s id and cluster, which are empty otherwise.
     pub fn node(mut self, id: &str, cluster: &str) -> Self {
-        self.world.node = Node {
-            id: id.to_owned(),
-            cluster: cluster.to_owned(),
-        };
+        self.world.node = Node { id: id.to_owned(), cluster: cluster.to_owned() };
         self
     }
 
@@ -101,10 +98,7 @@ impl ProxyBuilder {
     /// # Errors
     /// When the plugin traps, or refuses its configuration: then the error has the end of the proxy's log.
     pub fn start(self) -> Result<Proxy> {
-        let plugin = Rc::new(Plugin {
-            root_id: "offpath".to_owned(),
-            configuration: self.configuration,
-        });
+        let plugin = Rc::new(Plugin { root_id: "offpath".to_owned(), configuration: self.configuration });
         let mut proxy = Proxy {
             module: self.module,
             mode: self.mode,
@@ -127,10 +121,7 @@ impl ProxyBuilder {
 impl World {
     fn configure(&mut self, vm: &mut Vm, plugin: &Rc<Plugin>) -> Result<()> {
         if !vm.configure(self, Rc::clone(plugin))? {
-            bail!(
-                "the plugin refused its configuration; the log ends with:\n{}",
-                last_lines(self)
-            );
+            bail!("the plugin refused its configuration; the log ends with:\n{}", last_lines(self));
         }
         Ok(())
     }
@@ -281,12 +272,7 @@ impl Proxy {
     /// All that was recorded into a histogram.
     #[must_use]
     pub fn histogram(&self, name: &str) -> &[u64] {
-        self.world
-            .stats
-            .histograms()
-            .get(name)
-            .map(Vec::as_slice)
-            .unwrap_or_default()
+        self.world.stats.histograms().get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether any machine defined a metric of that name.
@@ -342,9 +328,7 @@ impl Proxy {
 
     /// The size of a worker's linear memory.
     pub fn memory_bytes(&mut self, worker: usize) -> usize {
-        self.vms
-            .get_mut(worker.saturating_add(1))
-            .map_or(0, Vm::memory_bytes)
+        self.vms.get_mut(worker.saturating_add(1)).map_or(0, Vm::memory_bytes)
     }
 }
 
@@ -362,11 +346,8 @@ impl Proxy {
             let (at, root) = machine.next_tick()?;
             Some((at, Event::Tick { vm, root }))
         });
-        let answers = self
-            .world
-            .clusters
-            .next_due()
-            .map(|(at, number, answer)| (at, Event::Answer { number, answer }));
+        let answers =
+            self.world.clusters.next_due().map(|(at, number, answer)| (at, Event::Answer { number, answer }));
         answers.into_iter().chain(ticks).min_by_key(|(at, _)| *at)
     }
 
@@ -378,11 +359,8 @@ impl Proxy {
     }
 
     pub(crate) fn answer_call(&mut self, number: u64, answer: Answer) -> Result<Call> {
-        let call = self
-            .world
-            .clusters
-            .take(number)
-            .ok_or_else(|| format_err!("call {number} is not under way"))?;
+        let call =
+            self.world.clusters.take(number).ok_or_else(|| format_err!("call {number} is not under way"))?;
         let index = match call.vm {
             VmRole::Canary => None,
             VmRole::Main => Some(0),
@@ -398,9 +376,8 @@ impl Proxy {
     pub(crate) fn finish_request(&mut self, worker: usize, request: Request) -> Result<()> {
         let Request { mut info, reached } = request;
         if info.start_unix_nanos == 0 {
-            let took = info.duration.map_or(0, |duration| {
-                u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-            });
+            let took =
+                info.duration.map_or(0, |duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
             info.start_unix_nanos = self.world.now_unix_nanos.saturating_sub(took);
         }
         let vm = self
@@ -432,18 +409,10 @@ fn pass_filter(vm: &mut Vm, world: &mut World, info: &StreamInfo) -> Result<Opti
     let size = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
     let count = |headers: &Headers| u32::try_from(headers.len()).unwrap_or(u32::MAX);
 
-    let unanswered = StreamInfo {
-        duration: None,
-        response_code: None,
-        response_code_details: None,
-        ..info.clone()
-    };
-    let unanswered = Rc::new(StreamInfo {
-        backend_latency: None,
-        bytes_sent: 0,
-        response_flags: 0,
-        ..unanswered
-    });
+    let unanswered =
+        StreamInfo { duration: None, response_code: None, response_code_details: None, ..info.clone() };
+    let unanswered =
+        Rc::new(StreamInfo { backend_latency: None, bytes_sent: 0, response_flags: 0, ..unanswered });
     if let Some(headers) = &info.request_headers {
         let only_headers = u32::from(info.bytes_received == 0);
         let scope = (Rc::clone(&unanswered), Phase::RequestHeaders);
@@ -466,10 +435,7 @@ fn pass_filter(vm: &mut Vm, world: &mut World, info: &StreamInfo) -> Result<Opti
         )?)?;
     }
 
-    let unended = Rc::new(StreamInfo {
-        duration: None,
-        ..info.clone()
-    });
+    let unended = Rc::new(StreamInfo { duration: None, ..info.clone() });
     let last = u32::from(info.response_trailers.is_none());
     if let Some(headers) = &info.response_headers {
         let only_headers = if info.bytes_sent == 0 { last } else { 0 };

@@ -72,10 +72,7 @@ impl Request {
             virtual_host_name: Some(b"shop".to_vec()),
             ..StreamInfo::default()
         };
-        Self {
-            info,
-            reached: Reached::default(),
-        }
+        Self { info, reached: Reached::default() }
     }
 
     /// A request that the codec refused, such as one of an unknown method: nothing is known but that it came.
@@ -91,18 +88,12 @@ impl Request {
             connection_id: Some(1),
             ..StreamInfo::default()
         };
-        Self {
-            info,
-            reached: Reached::Codec,
-        }
+        Self { info, reached: Reached::Codec }
     }
 
     /// Adds a request header.
     pub fn header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.info
-            .request_headers
-            .get_or_insert_default()
-            .append(name, value);
+        self.info.request_headers.get_or_insert_default().append(name, value);
         self
     }
 
@@ -114,19 +105,13 @@ impl Request {
 
     /// Adds a header to the response.
     pub fn response_header(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.info
-            .response_headers
-            .get_or_insert_default()
-            .append(name, value);
+        self.info.response_headers.get_or_insert_default().append(name, value);
         self
     }
 
     /// Adds a trailer to the response.
     pub fn response_trailer(mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
-        self.info
-            .response_trailers
-            .get_or_insert_default()
-            .append(name, value);
+        self.info.response_trailers.get_or_insert_default().append(name, value);
         self
     }
 
@@ -182,11 +167,7 @@ pub struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     pub(crate) fn new(proxy: &'a mut Proxy, request: Request) -> Self {
-        Self {
-            proxy,
-            request,
-            worker: 0,
-        }
+        Self { proxy, request, worker: 0 }
     }
 
     /// Has that worker handle it; the first one does otherwise.
@@ -203,9 +184,7 @@ impl<'a> Exchange<'a> {
         let info = &mut self.request.info;
         info.response_code = Some(status);
         if self.request.reached != Reached::Codec {
-            info.response_headers
-                .get_or_insert_default()
-                .set(":status", status.to_string());
+            info.response_headers.get_or_insert_default().set(":status", status.to_string());
         }
         self.proxy.finish_request(self.worker, self.request)
     }

@@ -92,10 +92,8 @@ impl MetricIds {
     pub(crate) fn increment(&self, stats: &mut Stats, id: u32, offset: i64) -> Result<(), Status> {
         match self.find(id)? {
             (MetricKind::Counter, name) => {
-                let offset = u64::try_from(offset)
-                    .ok()
-                    .filter(|offset| *offset > 0)
-                    .ok_or(Status::BadArgument)?;
+                let offset =
+                    u64::try_from(offset).ok().filter(|offset| *offset > 0).ok_or(Status::BadArgument)?;
                 let value = stats.counters.entry(name.to_owned()).or_default();
                 *value = value.wrapping_add(offset);
             }
@@ -133,11 +131,7 @@ impl MetricIds {
     /// `NotFound` for an id that was never given out, `BadArgument` where its bits name no kind that can be changed.
     fn find(&self, id: u32) -> Result<(MetricKind, &str), Status> {
         let kind = MetricKind::from_code(id & KIND_MASK).ok_or(Status::BadArgument)?;
-        let unknown = if kind == MetricKind::Histogram {
-            Status::BadArgument
-        } else {
-            Status::NotFound
-        };
+        let unknown = if kind == MetricKind::Histogram { Status::BadArgument } else { Status::NotFound };
         let name = self.names.get(&id).ok_or(unknown)?;
         Ok((kind, name))
     }

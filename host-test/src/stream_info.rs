@@ -13,8 +13,7 @@ pub struct Headers(Vec<(Vec<u8>, Vec<u8>)>);
 impl Headers {
     /// Appends a header; its name is put into lower case, as Envoy does.
     pub fn append(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
-        self.0
-            .push((name.as_ref().to_ascii_lowercase(), value.as_ref().to_vec()));
+        self.0.push((name.as_ref().to_ascii_lowercase(), value.as_ref().to_vec()));
     }
 
     /// Replaces all headers of that name by one.
@@ -51,9 +50,7 @@ impl Headers {
 
     /// Names and values in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
-        self.0
-            .iter()
-            .map(|(name, value)| (name.as_slice(), value.as_slice()))
+        self.0.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))
     }
 
     /// How many headers there are.
@@ -182,10 +179,7 @@ impl StreamInfo {
             .flatten()
             .find_map(|headers| headers.get("grpc-status"))
             .map(|value| {
-                std::str::from_utf8(value)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .unwrap_or(INVALID)
+                std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(INVALID)
             });
         stated.or_else(|| self.response_code.map(guessed_grpc_status))
     }

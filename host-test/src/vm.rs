@@ -106,11 +106,7 @@ impl HostState {
     pub(crate) fn log(&mut self, level: LogLevel, message: &[u8]) {
         if level >= self.world.log_level {
             let message = String::from_utf8_lossy(message).into_owned();
-            self.world.log.push(LogLine {
-                vm: self.vm.role,
-                level,
-                message,
-            });
+            self.world.log.push(LogLine { vm: self.vm.role, level, message });
         }
     }
 
@@ -141,9 +137,7 @@ impl HostState {
         let headers: Headers = headers.into_iter().collect();
         let now = self.world.now_unix_nanos;
         let sender = (self.vm.role, root, token);
-        self.world
-            .clusters
-            .dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), now)?;
+        self.world.clusters.dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), now)?;
         self.vm.next_call_token = token.wrapping_add(1);
         Ok(token)
     }
@@ -177,22 +171,16 @@ impl VmState {
 
     /// The context that is being called.
     pub(crate) fn current(&self) -> &Context {
-        self.contexts
-            .get(&self.current_context)
-            .unwrap_or(&self.vm_context)
+        self.contexts.get(&self.current_context).unwrap_or(&self.vm_context)
     }
 
     /// The context that the guest chose to act for, else the one that is being called.
     pub(crate) fn effective(&self) -> &Context {
-        self.contexts
-            .get(&self.effective_context)
-            .unwrap_or_else(|| self.current())
+        self.contexts.get(&self.effective_context).unwrap_or_else(|| self.current())
     }
 
     pub(crate) fn current_root(&self) -> &Context {
-        self.contexts
-            .get(&self.current().root)
-            .unwrap_or(&self.vm_context)
+        self.contexts.get(&self.current().root).unwrap_or(&self.vm_context)
     }
 
     pub(crate) fn current_root_mut(&mut self) -> &mut Context {
@@ -221,9 +209,7 @@ impl VmState {
         Ok(match buffer {
             0 | 1 if context.stream.is_some() => bail!("request and response bodies are not emulated"),
             4 => self.reply_to(context).and_then(Answer::body),
-            7 => self
-                .configuring
-                .then_some(context.plugin.configuration.as_slice()),
+            7 => self.configuring.then_some(context.plugin.configuration.as_slice()),
             _ => Some(&[]),
         })
     }
@@ -237,10 +223,7 @@ impl VmState {
     }
 
     fn reply_to(&self, context: &Context) -> Option<&Answer> {
-        self.reply
-            .as_ref()
-            .filter(|reply| reply.root == context.root)
-            .map(|reply| &reply.answer)
+        self.reply.as_ref().filter(|reply| reply.root == context.root).map(|reply| &reply.answer)
     }
 
     /// A period of 0 stops the ticks.
@@ -248,13 +231,7 @@ impl VmState {
         if period_ms == 0 {
             self.ticks.remove(&root);
         } else {
-            self.ticks.insert(
-                root,
-                Tick {
-                    period_ms,
-                    due_nanos: after_ms(now_nanos, period_ms),
-                },
-            );
+            self.ticks.insert(root, Tick { period_ms, due_nanos: after_ms(now_nanos, period_ms) });
         }
     }
 
@@ -295,25 +272,12 @@ impl Vm {
     /// Instantiates `module` and runs its initialization.
     pub(crate) fn new(module: &PluginModule, world: &mut World, role: VmRole, seed: u64) -> Result<Self> {
         let limits = StoreLimitsBuilder::new().memory_size(MAX_MEMORY_BYTES).build();
-        let state = HostState {
-            world: World::default(),
-            vm: VmState::new(role, seed),
-            limits,
-        };
+        let state = HostState { world: World::default(), vm: VmState::new(role, seed), limits };
         let mut store = Store::new(module.module().engine(), state);
         store.limiter(|state| &mut state.limits);
         let instance = module.linker()?.instantiate(&mut store, module.module())?;
-        let mut vm = Self {
-            store,
-            instance,
-            failed: false,
-            active_root: None,
-        };
-        let initialize = if vm.exports("_initialize") {
-            "_initialize"
-        } else {
-            "_start"
-        };
+        let mut vm = Self { store, instance, failed: false, active_root: None };
+        let initialize = if vm.exports("_initialize") { "_initialize" } else { "_start" };
         vm.call(world, 0, initialize, &[])?;
         vm.store.data_mut().vm.starting = false;
         Ok(vm)
@@ -338,10 +302,7 @@ impl Vm {
 
     fn create_root(&mut self, plugin: Rc<Plugin>) -> u32 {
         let vm = &mut self.store.data_mut().vm;
-        let root = vm.create_context(Context {
-            plugin,
-            ..Context::default()
-        });
+        let root = vm.create_context(Context { plugin, ..Context::default() });
         if let Some(context) = vm.contexts.get_mut(&root) {
             context.root = root;
         }
@@ -360,20 +321,12 @@ impl Vm {
 
     /// How many root contexts are not active any more but have asked to be kept.
     pub(crate) fn draining(&self) -> usize {
-        self.store
-            .data()
-            .vm
-            .contexts
-            .values()
-            .filter(|context| context.pending_done)
-            .count()
+        self.store.data().vm.contexts.values().filter(|context| context.pending_done).count()
     }
 
     /// The machine's linear memory, in bytes.
     pub(crate) fn memory_bytes(&mut self) -> usize {
-        self.instance
-            .get_memory(&mut self.store, "memory")
-            .map_or(0, |memory| memory.data_size(&self.store))
+        self.instance.get_memory(&mut self.store, "memory").map_or(0, |memory| memory.data_size(&self.store))
     }
 
     /// Refuses growth of the linear memory beyond `bytes`.
@@ -406,13 +359,7 @@ impl Vm {
         if self.failed {
             return None;
         }
-        self.store
-            .data()
-            .vm
-            .ticks
-            .iter()
-            .map(|(root, tick)| (tick.due_nanos, *root))
-            .min()
+        self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root)).min()
     }
 
     /// `on_tick`, which arms the next one when it has returned.
@@ -429,16 +376,8 @@ impl Vm {
         let count = |headers: Option<&Headers>| {
             headers.map_or(0, |headers| u32::try_from(headers.len()).unwrap_or(u32::MAX))
         };
-        let body = answer
-            .body()
-            .map_or(0, |body| u32::try_from(body.len()).unwrap_or(u32::MAX));
-        let arguments = [
-            root,
-            token,
-            count(answer.headers()),
-            body,
-            count(answer.trailers()),
-        ];
+        let body = answer.body().map_or(0, |body| u32::try_from(body.len()).unwrap_or(u32::MAX));
+        let arguments = [root, token, count(answer.headers()), body, count(answer.trailers())];
         self.store.data_mut().vm.reply = Some(Reply { root, answer });
         let called = self.call(world, root, "proxy_on_http_call_response", &arguments);
         self.store.data_mut().vm.reply = None;
@@ -447,8 +386,7 @@ impl Vm {
 
     /// `on_log` of `context`, in which the whole request is in scope.
     pub(crate) fn log(&mut self, world: &mut World, context: u32, info: Rc<StreamInfo>) -> Result<()> {
-        self.in_stream(world, context, (info, Phase::Log), "proxy_on_log", &[])
-            .map(drop)
+        self.in_stream(world, context, (info, Phase::Log), "proxy_on_log", &[]).map(drop)
     }
 
     /// A hook of a stream, called with what is in scope; its first argument is the context.
@@ -460,9 +398,7 @@ impl Vm {
         hook: &'static str,
         arguments: &[u32],
     ) -> Result<Option<u32>> {
-        let arguments: Vec<u32> = std::iter::once(context)
-            .chain(arguments.iter().copied())
-            .collect();
+        let arguments: Vec<u32> = std::iter::once(context).chain(arguments.iter().copied()).collect();
         self.set_stream(context, Some(stream));
         let called = self.call(world, context, hook, &arguments);
         self.set_stream(context, None);
@@ -480,18 +416,13 @@ impl Vm {
         let root = self.active_root?;
         let vm = &mut self.store.data_mut().vm;
         let plugin = Rc::clone(&vm.contexts.get(&root)?.plugin);
-        Some(vm.create_context(Context {
-            root,
-            plugin,
-            ..Context::default()
-        }))
+        Some(vm.create_context(Context { root, plugin, ..Context::default() }))
     }
 
     /// `on_context_create` of a stream context.
     pub(crate) fn announce_stream(&mut self, world: &mut World, stream: u32) -> Result<()> {
         let root = self.active_root.unwrap_or_default();
-        self.call(world, stream, "proxy_on_context_create", &[stream, root])
-            .map(drop)
+        self.call(world, stream, "proxy_on_context_create", &[stream, root]).map(drop)
     }
 
     /// `on_done` and `on_delete` of a stream context, whose answer to the former changes nothing.
@@ -501,13 +432,7 @@ impl Vm {
         stream: u32,
         info: Rc<StreamInfo>,
     ) -> Result<()> {
-        self.in_stream(
-            world,
-            stream,
-            (Rc::clone(&info), Phase::Other),
-            "proxy_on_done",
-            &[],
-        )?;
+        self.in_stream(world, stream, (Rc::clone(&info), Phase::Other), "proxy_on_done", &[])?;
         self.in_stream(world, stream, (info, Phase::Other), "proxy_on_delete", &[])?;
         self.store.data_mut().vm.contexts.remove(&stream);
         Ok(())
@@ -528,10 +453,7 @@ impl Vm {
         let Some(function) = self.instance.get_func(&mut self.store, hook) else {
             return Ok(None);
         };
-        let arguments: Vec<Val> = arguments
-            .iter()
-            .map(|argument| Val::I32(argument.cast_signed()))
-            .collect();
+        let arguments: Vec<Val> = arguments.iter().map(|argument| Val::I32(argument.cast_signed())).collect();
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         let state = self.store.data_mut();
         state.vm.current_context = context;
@@ -544,10 +466,7 @@ impl Vm {
         }
         let role = self.store.data().vm.role;
         called.with_context(|| {
-            format!(
-                "`{hook}` failed in {role:?}; the log ends with:\n{}",
-                last_lines(world)
-            )
+            format!("`{hook}` failed in {role:?}; the log ends with:\n{}", last_lines(world))
         })?;
         for root in std::mem::take(&mut self.store.data_mut().vm.done) {
             self.delete_root(world, root)?;

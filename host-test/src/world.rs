@@ -23,16 +23,9 @@ pub enum LogLevel {
 
 impl LogLevel {
     pub(crate) fn from_code(code: u32) -> Option<Self> {
-        [
-            Self::Trace,
-            Self::Debug,
-            Self::Info,
-            Self::Warn,
-            Self::Error,
-            Self::Critical,
-        ]
-        .get(code as usize)
-        .copied()
+        [Self::Trace, Self::Debug, Self::Info, Self::Warn, Self::Error, Self::Critical]
+            .get(code as usize)
+            .copied()
     }
 
     pub(crate) fn code(self) -> u32 {
@@ -118,11 +111,7 @@ impl SharedData {
 
     /// A `cas` of 0 overwrites whatever is there.
     pub(crate) fn set(&mut self, key: Vec<u8>, value: Vec<u8>, cas: u32) -> Result<(), Status> {
-        if self
-            .values
-            .get(&key)
-            .is_some_and(|(_, current)| cas != 0 && cas != *current)
-        {
+        if self.values.get(&key).is_some_and(|(_, current)| cas != 0 && cas != *current) {
             return Err(Status::CasMismatch);
         }
         self.last_cas = self.last_cas.checked_add(1).unwrap_or(1);

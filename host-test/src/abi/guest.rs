@@ -52,22 +52,14 @@ impl<'a> Guest<'a> {
     /// Copies `length` bytes at `pointer` out of the guest.
     pub(super) fn read(&self, pointer: u32, length: u32) -> Result<Vec<u8>, Status> {
         let start = pointer as usize;
-        let end = start
-            .checked_add(length as usize)
-            .ok_or(Status::InvalidMemoryAccess)?;
-        let bytes = self
-            .memory
-            .data(&self.caller)
-            .get(start..end)
-            .ok_or(Status::InvalidMemoryAccess)?;
+        let end = start.checked_add(length as usize).ok_or(Status::InvalidMemoryAccess)?;
+        let bytes = self.memory.data(&self.caller).get(start..end).ok_or(Status::InvalidMemoryAccess)?;
         Ok(bytes.to_vec())
     }
 
     /// Copies `bytes` into the guest at `pointer`.
     pub(super) fn write(&mut self, pointer: u32, bytes: &[u8]) -> Result<(), Status> {
-        self.memory
-            .write(&mut self.caller, pointer as usize, bytes)
-            .map_err(|_| Status::InvalidMemoryAccess)
+        self.memory.write(&mut self.caller, pointer as usize, bytes).map_err(|_| Status::InvalidMemoryAccess)
     }
 
     pub(super) fn write_u32(&mut self, pointer: u32, value: u32) -> Result<(), Status> {

@@ -76,10 +76,9 @@ pub fn imports_unknown_to_envoy(module: &Module) -> Vec<String> {
     module
         .imports()
         .filter(|import| match (import.module(), import.ty()) {
-            ("env", ExternType::Func(_)) => !import
-                .name()
-                .strip_prefix("proxy_")
-                .is_some_and(|name| PROXY.contains(&name)),
+            ("env", ExternType::Func(_)) => {
+                !import.name().strip_prefix("proxy_").is_some_and(|name| PROXY.contains(&name))
+            }
             ("wasi_snapshot_preview1" | "wasi_unstable", ExternType::Func(_)) => {
                 !WASI.contains(&import.name())
             }

@@ -10,10 +10,7 @@ pub(crate) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// Encodes `pairs`: u32 LE count, then a u32 LE length of key and value each, then each with a NUL after it.
 pub(crate) fn encode<'a>(pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Vec<u8> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let mut out = u32::try_from(pairs.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes()
-        .to_vec();
+    let mut out = u32::try_from(pairs.len()).unwrap_or(u32::MAX).to_le_bytes().to_vec();
     for (key, value) in pairs.clone() {
         out.extend(length(key));
         out.extend(length(value));
@@ -41,9 +38,8 @@ fn try_decode(bytes: &[u8]) -> Option<Pairs> {
     if count > MAX_PAIRS {
         return None;
     }
-    let lengths: Vec<_> = (0..count)
-        .map(|_| Some((take_u32(&mut rest)?, take_u32(&mut rest)?)))
-        .collect::<Option<_>>()?;
+    let lengths: Vec<_> =
+        (0..count).map(|_| Some((take_u32(&mut rest)?, take_u32(&mut rest)?))).collect::<Option<_>>()?;
     let pairs = lengths
         .into_iter()
         .map(|(key, value)| Some((take_string(&mut rest, key)?, take_string(&mut rest, value)?)))
@@ -76,15 +72,8 @@ mod tests {
 
     #[test]
     fn decoding_returns_what_was_encoded() {
-        let pairs = vec![
-            (b":path".to_vec(), b"/\xff".to_vec()),
-            (b"x".to_vec(), Vec::new()),
-        ];
-        let encoded = encode(
-            pairs
-                .iter()
-                .map(|(key, value)| (key.as_slice(), value.as_slice())),
-        );
+        let pairs = vec![(b":path".to_vec(), b"/\xff".to_vec()), (b"x".to_vec(), Vec::new())];
+        let encoded = encode(pairs.iter().map(|(key, value)| (key.as_slice(), value.as_slice())));
         assert_eq!(decode(&encoded), pairs);
     }
 

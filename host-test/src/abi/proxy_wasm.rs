@@ -73,9 +73,7 @@ fn get_current_time(guest: &mut Guest<'_>, time_out: u32) -> HostResult {
 fn set_tick_period(guest: &mut Guest<'_>, period_ms: u32) -> HostResult {
     let state = guest.state_mut();
     let root = state.vm.effective().root;
-    state
-        .vm
-        .set_tick_period(root, u64::from(period_ms), state.world.now_unix_nanos);
+    state.vm.set_tick_period(root, u64::from(period_ms), state.world.now_unix_nanos);
     Ok(())
 }
 
@@ -181,10 +179,7 @@ fn get_buffer_bytes(
         return Err(Status::BadArgument.into());
     }
     let state = guest.state();
-    let bytes = state
-        .vm
-        .buffer(state.vm.effective(), buffer)?
-        .ok_or(Status::NotFound)?;
+    let bytes = state.vm.buffer(state.vm.effective(), buffer)?.ok_or(Status::NotFound)?;
     let start = start as usize;
     let end = start.saturating_add(length as usize).min(bytes.len());
     let part = bytes.get(start..end).unwrap_or_default().to_vec();
@@ -196,12 +191,7 @@ fn get_buffer_status(guest: &mut Guest<'_>, buffer: u32, length_out: u32, flags_
         return Err(Status::BadArgument.into());
     }
     let state = guest.state();
-    let length = length_of(
-        state
-            .vm
-            .buffer(state.vm.effective(), buffer)?
-            .ok_or(Status::NotFound)?,
-    )?;
+    let length = length_of(state.vm.buffer(state.vm.effective(), buffer)?.ok_or(Status::NotFound)?)?;
     guest.write_u32(length_out, length)?;
     Ok(guest.write_u32(flags_out, 0)?)
 }
@@ -266,11 +256,7 @@ fn call_foreign_function(
     if size_out != 0 {
         guest.write_u32(size_out, size)?;
     }
-    if status == Status::Ok {
-        Ok(())
-    } else {
-        Err(status.into())
-    }
+    if status == Status::Ok { Ok(()) } else { Err(status.into()) }
 }
 
 fn define_metric(guest: &mut Guest<'_>, kind: u32, name: u32, name_size: u32, id_out: u32) -> HostResult {
@@ -309,12 +295,7 @@ fn get_shared_data(
     cas_out: u32,
 ) -> HostResult {
     let key = guest.read(key, key_size)?;
-    let (value, cas) = guest
-        .state()
-        .world
-        .shared_data
-        .get(&key)
-        .ok_or(Status::NotFound)?;
+    let (value, cas) = guest.state().world.shared_data.get(&key).ok_or(Status::NotFound)?;
     guest.return_bytes(&value, value_out, size_out)?;
     Ok(guest.write_u32(cas_out, cas)?)
 }

@@ -36,68 +36,38 @@ macro_rules! serve {
 
 /// Links every WASI function that Envoy 1.33 provides.
 pub(super) fn link(linker: &mut Linker<HostState>) -> Result<()> {
-    serve!(
-        linker,
-        "fd_write",
-        |guest, fd: u32, iovs: u32, count: u32, written_out: u32| fd_write(
-            guest,
-            fd,
-            iovs,
-            count,
-            written_out
-        )
-    );
-    serve!(linker, "fd_read", |_guest,
-                               _fd: u32,
-                               _iovs: u32,
-                               _count: u32,
-                               _read_out: u32| {
+    serve!(linker, "fd_write", |guest, fd: u32, iovs: u32, count: u32, written_out: u32| fd_write(
+        guest,
+        fd,
+        iovs,
+        count,
+        written_out
+    ));
+    serve!(linker, "fd_read", |_guest, _fd: u32, _iovs: u32, _count: u32, _read_out: u32| {
         Ok(errno::NOSYS)
     });
-    serve!(linker, "fd_seek", |_guest,
-                               _fd: u32,
-                               _offset: i64,
-                               _whence: u32,
-                               _out: u32| Ok(
-        errno::SUCCESS
-    ));
+    serve!(linker, "fd_seek", |_guest, _fd: u32, _offset: i64, _whence: u32, _out: u32| Ok(errno::SUCCESS));
     serve!(linker, "fd_close", |_guest, _fd: u32| Ok(errno::SUCCESS));
-    serve!(linker, "fd_fdstat_get", |guest, fd: u32, stat_out: u32| {
-        fd_fdstat_get(guest, fd, stat_out)
-    });
-    serve!(linker, "fd_fdstat_set_flags", |_guest, _fd: u32, _flags: u32| Ok(
+    serve!(linker, "fd_fdstat_get", |guest, fd: u32, stat_out: u32| { fd_fdstat_get(guest, fd, stat_out) });
+    serve!(linker, "fd_fdstat_set_flags", |_guest, _fd: u32, _flags: u32| Ok(errno::NOSYS));
+    serve!(linker, "environ_get", |_guest, _array: u32, _buffer: u32| Ok(errno::SUCCESS));
+    serve!(linker, "environ_sizes_get", |guest, count_out: u32, size_out: u32| write_zeros(
+        guest,
+        &[count_out, size_out]
+    ));
+    serve!(linker, "args_get", |_guest, _array: u32, _buffer: u32| Ok(errno::SUCCESS));
+    serve!(linker, "args_sizes_get", |guest, count_out: u32, size_out: u32| write_zeros(
+        guest,
+        &[count_out, size_out]
+    ));
+    serve!(linker, "clock_time_get", |guest, clock: u32, _precision: u64, time_out: u32| clock_time_get(
+        guest, clock, time_out
+    ));
+    serve!(linker, "random_get", |guest, buffer: u32, size: u32| random_get(guest, buffer, size));
+    serve!(linker, "sched_yield", |_guest| Ok(errno::SUCCESS));
+    serve!(linker, "poll_oneoff", |_guest, _in: u32, _out: u32, _count: u32, _events_out: u32| Ok(
         errno::NOSYS
     ));
-    serve!(linker, "environ_get", |_guest, _array: u32, _buffer: u32| Ok(
-        errno::SUCCESS
-    ));
-    serve!(
-        linker,
-        "environ_sizes_get",
-        |guest, count_out: u32, size_out: u32| write_zeros(guest, &[count_out, size_out])
-    );
-    serve!(linker, "args_get", |_guest, _array: u32, _buffer: u32| Ok(
-        errno::SUCCESS
-    ));
-    serve!(
-        linker,
-        "args_sizes_get",
-        |guest, count_out: u32, size_out: u32| write_zeros(guest, &[count_out, size_out])
-    );
-    serve!(
-        linker,
-        "clock_time_get",
-        |guest, clock: u32, _precision: u64, time_out: u32| clock_time_get(guest, clock, time_out)
-    );
-    serve!(linker, "random_get", |guest, buffer: u32, size: u32| random_get(
-        guest, buffer, size
-    ));
-    serve!(linker, "sched_yield", |_guest| Ok(errno::SUCCESS));
-    serve!(
-        linker,
-        "poll_oneoff",
-        |_guest, _in: u32, _out: u32, _count: u32, _events_out: u32| Ok(errno::NOSYS)
-    );
     serve!(linker, "path_open", |_guest,
                                  _fd: u32,
                                  _dir_flags: u32,
@@ -107,29 +77,14 @@ pub(super) fn link(linker: &mut Linker<HostState>) -> Result<()> {
                                  _base: u64,
                                  _inheriting: u64,
                                  _flags: u32,
-                                 _out: u32| {
-        Ok(errno::NOENT)
-    });
-    serve!(linker, "fd_prestat_get", |_guest, _fd: u32, _out: u32| Ok(
-        errno::BADF
-    ));
-    serve!(
-        linker,
-        "fd_prestat_dir_name",
-        |_guest, _fd: u32, _path: u32, _size: u32| Ok(errno::NOSYS)
-    );
+                                 _out: u32| { Ok(errno::NOENT) });
+    serve!(linker, "fd_prestat_get", |_guest, _fd: u32, _out: u32| Ok(errno::BADF));
+    serve!(linker, "fd_prestat_dir_name", |_guest, _fd: u32, _path: u32, _size: u32| Ok(errno::NOSYS));
     for module in ["wasi_snapshot_preview1", "wasi_unstable"] {
         // Envoy only notes it and returns: what then ends the guest is its own `unreachable`.
-        linker.func_wrap(
-            module,
-            "proc_exit",
-            |mut caller: Caller<'_, HostState>, code: u32| {
-                caller.data_mut().log(
-                    LogLevel::Error,
-                    format!("wasi_unstable proc_exit ({code})").as_bytes(),
-                );
-            },
-        )?;
+        linker.func_wrap(module, "proc_exit", |mut caller: Caller<'_, HostState>, code: u32| {
+            caller.data_mut().log(LogLevel::Error, format!("wasi_unstable proc_exit ({code})").as_bytes());
+        })?;
     }
     Ok(())
 }

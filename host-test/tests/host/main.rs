@@ -8,4 +8,12 @@
 )]
 
 mod probe;
+
+mod calls;
+mod expressions;
+mod headers;
+mod lifecycle;
+mod loading;
 mod properties;
+mod shared;
+mod stats;

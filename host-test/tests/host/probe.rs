@@ -38,22 +38,14 @@ pub(crate) enum Out {
     Long(u64),
 }
 
-impl Outcome {
-    /// The only result, as bytes; a null pointer is no bytes.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self.results.as_slice() {
-            [Out::Bytes(bytes)] => bytes,
-            [Out::Null] => &[],
-            other => panic!("not one byte string: {other:?}"),
-        }
-    }
-}
-
 /// A guest in the making: for each hook, the host calls that it makes.
 #[derive(Default)]
 pub(crate) struct Probe {
-    hooks: Vec<(&'static str, u32, Vec<(&'static str, Vec<Arg>)>)>,
+    hooks: Vec<(&'static str, u32, Vec<HostCall>)>,
 }
+
+/// A host function and its arguments.
+type HostCall = (&'static str, Vec<Arg>);
 
 impl Probe {
     /// A guest that makes one call in `on_log`.
@@ -69,6 +61,11 @@ impl Probe {
             None => self.hooks.push((hook, 1, vec![call])),
         }
         self
+    }
+
+    /// Has a hook write its name into the log.
+    pub(crate) fn logging(self, hook: &'static str) -> Self {
+        self.call(hook, "proxy_log", &[Arg::Int(2), bytes(hook)])
     }
 
     /// Sets what a hook returns; 1 (`true`) otherwise.
@@ -88,14 +85,9 @@ impl Probe {
     /// What the calls of a hook returned, the last time that it ran.
     pub(crate) fn outcomes(&self, proxy: &Proxy, hook: &'static str) -> Vec<Outcome> {
         let (.., calls) = self.hooks.iter().find(|(name, ..)| *name == hook).unwrap();
-        let report = proxy
-            .shared_data(hook)
-            .unwrap_or_else(|| panic!("`{hook}` has not run to its end"));
+        let report = proxy.shared_data(hook).unwrap_or_else(|| panic!("`{hook}` has not run to its end"));
         let mut rest = report.as_slice();
-        let outcomes = calls
-            .iter()
-            .map(|(_, arguments)| read_outcome(&mut rest, arguments))
-            .collect();
+        let outcomes = calls.iter().map(|(_, arguments)| read_outcome(&mut rest, arguments)).collect();
         assert!(rest.is_empty());
         outcomes
     }
@@ -116,11 +108,7 @@ impl Probe {
             }
             let key = place(&mut data, hook.as_bytes());
             let (parameters, returns) = signature(hook);
-            let result = if returns {
-                format!("(i32.const {result})")
-            } else {
-                String::new()
-            };
+            let result = if returns { format!("(i32.const {result})") } else { String::new() };
             let returns = if returns { "(result i32)" } else { "" };
             writeln!(
                 hooks,
@@ -244,18 +232,12 @@ fn read_outcome(rest: &mut &[u8], arguments: &[Arg]) -> Outcome {
         .iter()
         .filter_map(|argument| match argument {
             Arg::OutU32 => Some(Out::Int(read_u32(rest))),
-            Arg::OutU64 => Some(Out::Long(
-                u64::from(read_u32(rest)) | (u64::from(read_u32(rest)) << 32),
-            )),
+            Arg::OutU64 => Some(Out::Long(u64::from(read_u32(rest)) | (u64::from(read_u32(rest)) << 32))),
             Arg::OutBytes => {
                 let (pointer, size) = (read_u32(rest), read_u32(rest));
                 let (bytes, tail) = rest.split_at(size as usize);
                 *rest = tail;
-                Some(if pointer == 0 {
-                    Out::Null
-                } else {
-                    Out::Bytes(bytes.to_vec())
-                })
+                Some(if pointer == 0 { Out::Null } else { Out::Bytes(bytes.to_vec()) })
             }
             _ => None,
         })

@@ -13,24 +13,15 @@ fn read(path: &str, request: Request) -> Outcome {
 }
 
 fn ok(bytes: impl AsRef<[u8]>) -> Outcome {
-    Outcome {
-        status: Status::Ok.code(),
-        results: vec![Out::Bytes(bytes.as_ref().to_vec())],
-    }
+    Outcome { status: Status::Ok.code(), results: vec![Out::Bytes(bytes.as_ref().to_vec())] }
 }
 
 fn empty() -> Outcome {
-    Outcome {
-        status: Status::Ok.code(),
-        results: vec![Out::Null],
-    }
+    Outcome { status: Status::Ok.code(), results: vec![Out::Null] }
 }
 
 fn refused(status: Status) -> Outcome {
-    Outcome {
-        status: status.code(),
-        results: vec![Out::Null],
-    }
+    Outcome { status: status.code(), results: vec![Out::Null] }
 }
 
 #[test]
@@ -102,63 +93,33 @@ fn grpc_status_is_stated_or_guessed_from_the_http_status() {
     let guessed = ok(12_i64.to_le_bytes());
     assert_eq!(read("response\0grpc_status", get("/")), guessed);
     assert_eq!(
-        read(
-            "response\0grpc_status",
-            get("/").response_trailer("grpc-status", "5")
-        ),
+        read("response\0grpc_status", get("/").response_trailer("grpc-status", "5")),
         ok(5_i64.to_le_bytes())
     );
     assert_eq!(
-        read(
-            "response\0grpc_status",
-            get("/").response_header("grpc-status", "x")
-        ),
+        read("response\0grpc_status", get("/").response_header("grpc-status", "x")),
         ok((-1_i64).to_le_bytes())
     );
 }
 
 #[test]
 fn malformed_request_has_no_headers_but_a_response_code() {
-    for path in [
-        "request\0path",
-        "request\0url_path",
-        "request\0query",
-        "request\0method",
-    ] {
-        assert_eq!(
-            read(path, Request::malformed()),
-            refused(Status::NotFound),
-            "{path:?}"
-        );
+    for path in ["request\0path", "request\0url_path", "request\0query", "request\0method"] {
+        assert_eq!(read(path, Request::malformed()), refused(Status::NotFound), "{path:?}");
     }
-    assert_eq!(
-        read("response\0code", Request::malformed()),
-        ok(404_i64.to_le_bytes())
-    );
-    assert_eq!(
-        read("request\0size", Request::malformed()),
-        ok(0_i64.to_le_bytes())
-    );
+    assert_eq!(read("response\0code", Request::malformed()), ok(404_i64.to_le_bytes()));
+    assert_eq!(read("request\0size", Request::malformed()), ok(0_i64.to_le_bytes()));
 }
 
 #[test]
 fn content_length_is_the_request_size_unless_it_is_no_number() {
-    assert_eq!(
-        read("request\0size", get("/").header("content-length", "11")),
-        ok(11_i64.to_le_bytes())
-    );
-    assert_eq!(
-        read("request\0size", get("/").header("content-length", "many")),
-        refused(Status::NotFound)
-    );
+    assert_eq!(read("request\0size", get("/").header("content-length", "11")), ok(11_i64.to_le_bytes()));
+    assert_eq!(read("request\0size", get("/").header("content-length", "many")), refused(Status::NotFound));
 }
 
 #[test]
 fn a_header_map_is_returned_as_pairs_with_its_values_joined() {
-    let outcome = read(
-        "response\0headers",
-        get("/").response_header("a", "1").response_header("a", "2"),
-    );
+    let outcome = read("response\0headers", get("/").response_header("a", "1").response_header("a", "2"));
     let expected = b"\x02\0\0\0\x07\0\0\0\x03\0\0\0\x01\0\0\0\x03\0\0\0:status\x00404\0a\x001,2\0";
     assert_eq!(outcome, ok(expected));
 }
@@ -166,20 +127,9 @@ fn a_header_map_is_returned_as_pairs_with_its_values_joined() {
 #[test]
 fn nothing_of_a_request_is_in_scope_outside_of_a_stream() {
     let probe = Probe::default()
-        .call(
-            "proxy_on_configure",
-            "proxy_get_property",
-            &[bytes("request\0path"), Arg::OutBytes],
-        )
-        .call(
-            "proxy_on_configure",
-            "proxy_get_property",
-            &[bytes("xds\0node\0cluster"), Arg::OutBytes],
-        );
-    let proxy = Proxy::load(&probe.compile())
-        .node("n-1", "shop-frontend")
-        .start()
-        .unwrap();
+        .call("proxy_on_configure", "proxy_get_property", &[bytes("request\0path"), Arg::OutBytes])
+        .call("proxy_on_configure", "proxy_get_property", &[bytes("xds\0node\0cluster"), Arg::OutBytes]);
+    let proxy = Proxy::load(&probe.compile()).node("n-1", "shop-frontend").start().unwrap();
     let outcomes = probe.outcomes(&proxy, "proxy_on_configure");
     assert_eq!(outcomes, [refused(Status::NotFound), ok("shop-frontend")]);
 }
@@ -189,42 +139,23 @@ fn a_filter_sees_each_header_map_only_in_its_own_hook() {
     let path = [bytes("request\0path"), Arg::OutBytes];
     let duration = [bytes("request\0duration"), Arg::OutBytes];
     let mut probe = Probe::default();
-    for hook in [
-        "proxy_on_request_headers",
-        "proxy_on_response_headers",
-        "proxy_on_log",
-    ] {
+    for hook in ["proxy_on_request_headers", "proxy_on_response_headers", "proxy_on_log"] {
         probe = probe
             .call(hook, "proxy_get_property", &path)
             .call(hook, "proxy_get_property", &duration)
             .returning(hook, 0);
     }
-    let mut proxy = Proxy::load(&probe.compile())
-        .mode(Mode::HttpFilter)
-        .start()
-        .unwrap();
+    let mut proxy = Proxy::load(&probe.compile()).mode(Mode::HttpFilter).start().unwrap();
     proxy.request(get("/a")).respond(200).unwrap();
     let absent = refused(Status::NotFound);
-    assert_eq!(
-        probe.outcomes(&proxy, "proxy_on_request_headers"),
-        [ok("/a"), absent.clone()]
-    );
-    assert_eq!(
-        probe.outcomes(&proxy, "proxy_on_response_headers"),
-        [absent.clone(), absent]
-    );
-    assert_eq!(
-        probe.outcomes(&proxy, "proxy_on_log"),
-        [ok("/a"), ok(12_000_000_i64.to_le_bytes())]
-    );
+    assert_eq!(probe.outcomes(&proxy, "proxy_on_request_headers"), [ok("/a"), absent.clone()]);
+    assert_eq!(probe.outcomes(&proxy, "proxy_on_response_headers"), [absent.clone(), absent]);
+    assert_eq!(probe.outcomes(&proxy, "proxy_on_log"), [ok("/a"), ok(12_000_000_i64.to_le_bytes())]);
 }
 
 #[test]
 fn an_attribute_that_is_not_emulated_is_refused_by_name() {
-    let probe = Probe::on_log(
-        "proxy_get_property",
-        &[bytes("xds\0route_metadata"), Arg::OutBytes],
-    );
+    let probe = Probe::on_log("proxy_get_property", &[bytes("xds\0route_metadata"), Arg::OutBytes]);
     let mut proxy = Proxy::load(&probe.compile()).start().unwrap();
     let error = format!("{:?}", proxy.request(get("/")).respond(200).unwrap_err());
     assert!(error.contains("`xds.route_metadata` is not emulated"), "{error}");
