@@ -9,6 +9,7 @@
 )]
 
 mod configuration;
+mod exactly_once;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
