@@ -41,3 +41,6 @@ pub mod pipeline;
 
 #[cfg(target_family = "wasm")]
 mod proxy;
+
+#[cfg(test)]
+mod testing;

@@ -1,1 +1,226 @@
 use super::*;
+
+fn parse(json: &str) -> Result<Config, String> {
+    Config::parse(json.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// A configuration with a cluster, and `json` as further keys.
+fn with(json: &str) -> String {
+    format!(r#"{{"collector":{{"cluster":"otlp"}},{json}}}"#)
+}
+
+#[test]
+fn everything_but_the_cluster_has_a_default() {
+    let config = parse(r#"{"collector":{"cluster":"otlp"}}"#).unwrap();
+    assert_eq!(
+        config.collector,
+        Collector {
+            cluster: "otlp".into(),
+            authority: "otlp".into(),
+            path_prefix: String::new(),
+            headers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            max_in_flight: 2,
+        }
+    );
+    assert!(config.resource.is_empty());
+    assert_eq!(
+        config.logs,
+        Logs {
+            enabled: true,
+            request_headers: Vec::new(),
+            response_headers: Vec::new(),
+            client_address: ClientAddress::Full,
+            max_record_bytes: 8192,
+        }
+    );
+    assert_eq!(
+        config.metrics,
+        Metrics {
+            enabled: true,
+            interval: Duration::from_secs(10),
+            temporality: Temporality::Cumulative,
+            histograms: Histograms { duration: true, upstream: false, proxy: false },
+            attributes: SeriesAttributes {
+                upstream_cluster: true,
+                route_name: false,
+                virtual_host_name: false
+            },
+            max_series: 2000,
+            max_buckets: 160,
+        }
+    );
+    assert_eq!(
+        config.batch,
+        Batch { max_records: 512, max_bytes: 262_144, max_delay: Duration::from_secs(1) }
+    );
+    assert_eq!(config.queue, Queue { max_bytes: 16_777_216 });
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = parse(
+        r#"{
+            "collector": {"cluster": "c", "authority": "a:4318", "path_prefix": "/otlp/", "timeout": "250ms",
+                          "max_in_flight": 64, "headers": {"Authorization": "Bearer t"}},
+            "resource": {"service.name": "shop", "deployment.environment.name": "test"},
+            "logs": {"enabled": false, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
+                     "response_headers": ["Server"], "max_record_bytes": 512.0},
+            "metrics": {"enabled": false, "interval": "1m", "temporality": "delta", "histograms": ["proxy", "upstream"],
+                        "attributes": [], "max_series": 1, "max_buckets": 640},
+            "batch": {"max_records": 1, "max_bytes": 512, "max_delay": "10ms"},
+            "queue": {"max_bytes": 1024}
+        }"#,
+    )
+    .unwrap();
+    assert_eq!(config.collector.path_prefix, "/otlp");
+    assert_eq!(config.collector.headers, [("authorization".to_owned(), "Bearer t".to_owned())]);
+    assert_eq!(config.logs.request_headers, ["x-a", "x-b"], "in lower case, each once");
+    assert_eq!(config.logs.max_record_bytes, 512, "Envoy's Struct has doubles only");
+    assert_eq!(config.metrics.histograms, Histograms { duration: false, upstream: true, proxy: true });
+    assert_eq!(config.metrics.temporality, Temporality::Delta);
+    assert_eq!(config.resource.len(), 2);
+    assert_eq!(config.queue.max_bytes, 1024);
+}
+
+#[test]
+fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_allowed() {
+    let cases: &[(&str, &[&str])] = &[
+        ("", &["is empty", "collector.cluster"]),
+        ("  \n", &["is empty"]),
+        ("{", &["not JSON", "line 1"]),
+        ("null", &["is null", "an object"]),
+        ("[]", &["is an array", "an object"]),
+        ("{}", &["`collector.cluster`", "missing", "1 to 256 characters"]),
+        (r#"{"collector":{"cluster":""}}"#, &["`collector.cluster`", r#"`""`"#, "1 to 256"]),
+        (r#"{"collector":{"cluster":7}}"#, &["`collector.cluster`", "`7`", "a string"]),
+        (r#"{"collector":"otlp"}"#, &["`collector`", "an object"]),
+        (
+            &with(r#""colector":{}"#),
+            &["`colector`", "unknown key", "collector, resource, logs, metrics, batch, queue"],
+        ),
+        (&with(r#""logs":{"enable":true}"#), &["`logs.enable`", "unknown key", "enabled"]),
+        (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
+        // Keys of behaviour that does not exist yet are unknown.
+        (&with(r#""logs":{"sample_ratio":0.5}"#), &["`logs.sample_ratio`", "unknown key"]),
+        (&with(r#""metrics":{"exemplars":true}"#), &["`metrics.exemplars`", "unknown key"]),
+        (&with(r#""queue":{"when_full":"spill"}"#), &["`queue.when_full`", "unknown key"]),
+        (&with(r#""retry":{}"#), &["`retry`", "unknown key"]),
+        (&with(r#""routes":[]"#), &["`routes`", "unknown key"]),
+        (&with(r#""redact":{}"#), &["`redact`", "unknown key"]),
+        (r#"{"collector":{"cluster":"c","authority":"a\nb"}}"#, &["`collector.authority`", "header value"]),
+        (
+            r#"{"collector":{"cluster":"c","path_prefix":"otlp"}}"#,
+            &["`collector.path_prefix`", "`\"otlp\"`", "starts with"],
+        ),
+        (
+            r#"{"collector":{"cluster":"c","timeout":"9ms"}}"#,
+            &["`collector.timeout`", "`\"9ms\"`", "10ms to 5m"],
+        ),
+        (r#"{"collector":{"cluster":"c","timeout":"301s"}}"#, &["`collector.timeout`", "10ms to 5m"]),
+        (r#"{"collector":{"cluster":"c","timeout":5}}"#, &["`collector.timeout`", "`5`", "a duration"]),
+        (
+            r#"{"collector":{"cluster":"c","max_in_flight":0}}"#,
+            &["`collector.max_in_flight`", "`0`", "1 to 64"],
+        ),
+        (r#"{"collector":{"cluster":"c","max_in_flight":65}}"#, &["`collector.max_in_flight`", "`65`"]),
+        (
+            r#"{"collector":{"cluster":"c","max_in_flight":1.5}}"#,
+            &["`collector.max_in_flight`", "`1.5`", "whole number"],
+        ),
+        (
+            r#"{"collector":{"cluster":"c","headers":{"content-type":"x"}}}"#,
+            &["`collector.headers.content-type`"],
+        ),
+        (&with(r#""resource":{"a":1}"#), &["`resource.a`", "`1`", "a string"]),
+        (&with(r#""resource":{"":"x"}"#), &["`resource.`", "not empty"]),
+        (&with(r#""logs":{"enabled":"yes"}"#), &["`logs.enabled`", "`\"yes\"`", "true or false"]),
+        (&with(r#""logs":{"request_headers":"x"}"#), &["`logs.request_headers`", "an array"]),
+        (
+            &with(r#""logs":{"request_headers":["ok","no way"]}"#),
+            &["`logs.request_headers[1]`", "`\"no way\"`"],
+        ),
+        (&with(r#""logs":{"response_headers":[""]}"#), &["`logs.response_headers[0]`"]),
+        (
+            &with(r#""logs":{"client_address":"half"}"#),
+            &["`logs.client_address`", "\"full\", \"truncated\", \"none\""],
+        ),
+        (&with(r#""logs":{"max_record_bytes":511}"#), &["`logs.max_record_bytes`", "`511`", "512 to 65536"]),
+        (&with(r#""logs":{"max_record_bytes":65537}"#), &["`logs.max_record_bytes`", "512 to 65536"]),
+        (&with(r#""logs":{"max_record_bytes":null}"#), &["`logs.max_record_bytes`", "`null`"]),
+        (&with(r#""metrics":{"interval":"999ms"}"#), &["`metrics.interval`", "1s to 10m"]),
+        (
+            &with(r#""metrics":{"temporality":"DELTA"}"#),
+            &["`metrics.temporality`", "\"cumulative\", \"delta\""],
+        ),
+        (
+            &with(r#""metrics":{"histograms":["size"]}"#),
+            &["`metrics.histograms[0]`", "`\"size\"`", "\"upstream\""],
+        ),
+        (
+            &with(r#""metrics":{"attributes":["url.path"]}"#),
+            &["`metrics.attributes[0]`", "\"envoy.route.name\""],
+        ),
+        (&with(r#""metrics":{"max_series":0}"#), &["`metrics.max_series`", "1 to 100000"]),
+        (&with(r#""metrics":{"max_buckets":15}"#), &["`metrics.max_buckets`", "16 to 640"]),
+        (&with(r#""batch":{"max_records":65537}"#), &["`batch.max_records`", "1 to 65536"]),
+        (&with(r#""batch":{"max_bytes":8191}"#), &["`batch.max_bytes`", "8192 to 4194304"]),
+        (&with(r#""batch":{"max_bytes":4194305}"#), &["`batch.max_bytes`", "8192 to 4194304"]),
+        (&with(r#""batch":{"max_delay":"61s"}"#), &["`batch.max_delay`", "10ms to 1m"]),
+        (&with(r#""queue":{"max_bytes":524287}"#), &["`queue.max_bytes`", "524288 to 536870912"]),
+        (&with(r#""queue":{"max_bytes":536870913}"#), &["`queue.max_bytes`", "536870912"]),
+    ];
+    for (json, words) in cases {
+        let error = parse(json).expect_err(json);
+        for word in *words {
+            assert!(error.contains(word), "{json}: {error:?} lacks {word:?}");
+        }
+        assert!(!error.contains('\n') && error.len() < 300, "{json}: {error:?}");
+    }
+}
+
+#[test]
+fn secrets_beside_or_inside_a_mistake_are_not_told() {
+    for json in [
+        r#"{"collector":{"cluster":"c","headers":{"authorization":"Bearer s3cret"},"timeout":"1h"}}"#,
+        r#"{"collector":{"headers":{"authorization":"Bearer s3cret"}}}"#,
+        r#"{"collector":{"cluster":"c","headers":"Bearer s3cret"}}"#,
+        r#"{"collector":{"cluster":"c","headers":["Bearer s3cret"]}}"#,
+        r#"{"collector":{"cluster":"c","headers":{"authorization":["Bearer s3cret"]}}}"#,
+        r#"{"collector":{"cluster":"c","headers":{"authorization":"s3cret\n"}}}"#,
+        r#"{"collector":{"cluster":"c","headers":{"authorization: Bearer s3cret":""}}}"#,
+        r#"{"collector":{"cluster":"c","headers":{"host":"s3cret"}}}"#,
+        r#"{"collector":{"cluster":"c","header":{"authorization":"Bearer s3cret"}}}"#,
+        r#"{"collector":["Bearer s3cret"]}"#,
+        r#"["Bearer s3cret"]"#,
+        r#""Bearer s3cret""#,
+        "authorization: Bearer s3cret",
+        r#"{"collector":{"headers":{"authorization":"Bearer s3cret"}"#,
+        r#"{"collector":{"cluster":"c","headers":{"authorization":"Bearer s3cret"}},"x":"#,
+    ] {
+        let error = parse(json).expect_err(json);
+        assert!(!error.contains("s3cret"), "{json}: {error}");
+    }
+}
+
+#[test]
+fn limits_on_counts_are_exact() {
+    let headers = |count: usize| {
+        let entries: Vec<_> = (0..count).map(|n| format!(r#""h{n}":"v""#)).collect();
+        parse(&format!(r#"{{"collector":{{"cluster":"c","headers":{{{}}}}}}}"#, entries.join(",")))
+    };
+    assert_eq!(headers(16).unwrap().collector.headers.len(), 16);
+    assert!(headers(17).unwrap_err().contains("at most 16"));
+    let listed = |count: usize| {
+        let names: Vec<_> = (0..count).map(|n| format!(r#""h{n}""#)).collect();
+        parse(&with(&format!(r#""logs":{{"request_headers":[{}]}}"#, names.join(","))))
+    };
+    assert_eq!(listed(32).unwrap().logs.request_headers.len(), 32);
+    assert!(listed(33).unwrap_err().contains("at most 32"));
+    let resource = |count: usize| {
+        let entries: Vec<_> = (0..count).map(|n| format!(r#""k{n}":"v""#)).collect();
+        parse(&with(&format!(r#""resource":{{{}}}"#, entries.join(","))))
+    };
+    assert_eq!(resource(64).unwrap().resource.len(), 64);
+    assert!(resource(65).unwrap_err().contains("at most 64"));
+}

@@ -53,6 +53,7 @@ pub(super) struct Writer<'e> {
     envelope: &'e Envelope,
     temporality: Temporality,
     max_bytes: usize,
+    envelope_bytes: usize,
     start_unix_nano: u64,
     now_unix_nano: u64,
     done: Export,
@@ -78,6 +79,7 @@ impl<'e> Writer<'e> {
         now_unix_nano: u64,
     ) -> Self {
         Self {
+            envelope_bytes: envelope.encoded_len(),
             envelope,
             temporality,
             max_bytes,
@@ -105,7 +107,7 @@ impl<'e> Writer<'e> {
         histogram.encode(layout, self.start_unix_nano, self.now_unix_nano, &mut self.point);
         // A tag and a length of at most four bytes.
         let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
-        if self.envelope.encoded_len() + needed > self.max_bytes {
+        if self.envelope_bytes + needed > self.max_bytes {
             self.done.oversized_points += 1;
             return;
         }

@@ -1,1 +1,204 @@
 use super::*;
+use crate::capture::Plan;
+use crate::testing::{Told, config};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, metric::Data};
+use prost::Message;
+
+const START: u64 = 1_700_000_000_000_000_000;
+const MAX_BYTES: usize = 262_144;
+
+struct Fixture {
+    plan: Plan,
+    envelope: Envelope,
+    measurements: Measurements,
+}
+
+impl Fixture {
+    fn new(metrics: &str) -> Self {
+        let config = config(&format!(r#""metrics":{{{metrics}}}"#));
+        Self {
+            plan: Plan::new(&config),
+            envelope: Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0"),
+            measurements: Measurements::new(&config.metrics, START),
+        }
+    }
+
+    fn record(&mut self, told: &Told) {
+        let captured = told.captured(&self.plan);
+        self.measurements.record(&FinishedRequest::read(&self.plan, &captured, START));
+    }
+
+    /// All data points of an export: metric, attributes, point.
+    fn export(&mut self, max_bytes: usize) -> Vec<(String, String, ExponentialHistogramDataPoint)> {
+        let export = self.measurements.export(&self.envelope, max_bytes, START + 1);
+        let mut points = Vec::new();
+        for request in export.requests {
+            assert!(request.body.len() <= max_bytes);
+            let before = points.len();
+            let decoded = ExportMetricsServiceRequest::decode(request.body.as_slice()).unwrap();
+            for metric in &decoded.resource_metrics[0].scope_metrics[0].metrics {
+                assert_eq!(metric.unit, "s");
+                let Some(Data::ExponentialHistogram(histogram)) = &metric.data else { panic!("{metric:?}") };
+                for point in &histogram.data_points {
+                    points.push((metric.name.clone(), attributes(point), point.clone()));
+                }
+            }
+            assert_eq!((points.len() - before) as u64, request.points);
+        }
+        points
+    }
+}
+
+fn attributes(point: &ExponentialHistogramDataPoint) -> String {
+    let shown = |value: &Value| match value {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        Value::BoolValue(flag) => flag.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let pairs = point.attributes.iter().map(|attribute| {
+        format!("{}={}", attribute.key, shown(attribute.value.as_ref().unwrap().value.as_ref().unwrap()))
+    });
+    pairs.collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_series_has_attributes_of_bounded_sets_only() {
+    let mut fixture = Fixture::new(r#""attributes":["envoy.upstream.cluster","envoy.route.name"]"#);
+    fixture.record(&Told::ordinary());
+    fixture.record(&Told::ordinary().text("request.path", "/other").text("request.useragent", "x"));
+    fixture.record(
+        &Told::ordinary()
+            .text("request.method", "BREW")
+            .text("request.scheme", "gopher")
+            .int("response.code", 500),
+    );
+    let mut points = fixture.export(MAX_BYTES);
+    points.sort_by(|a, b| a.1.cmp(&b.1));
+    let told: Vec<_> = points
+        .iter()
+        .map(|(metric, attributes, point)| (metric.as_str(), attributes.as_str(), point.count))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "http.server.request.duration",
+                "http.request.method=GET url.scheme=http http.response.status_code=200 network.protocol.version=1.1 \
+                 envoy.upstream.cluster=orders envoy.route.name=all",
+                2
+            ),
+            (
+                "http.server.request.duration",
+                "http.request.method=_OTHER http.response.status_code=500 error.type=500 network.protocol.version=1.1 \
+                 envoy.upstream.cluster=orders envoy.route.name=all",
+                1
+            ),
+        ]
+    );
+}
+
+#[test]
+fn the_request_is_the_upstreams_part_and_the_proxys_part() {
+    let mut fixture = Fixture::new(r#""histograms":["duration","upstream","proxy"]"#);
+    fixture.record(&Told::ordinary());
+    fixture.record(&Told::ordinary().bytes("response.backend_latency", b""));
+    let sums: Vec<_> = fixture
+        .export(MAX_BYTES)
+        .into_iter()
+        .map(|(metric, _, point)| (metric, point.count, point.sum))
+        .collect();
+    assert_eq!(
+        sums,
+        [
+            ("http.server.request.duration".to_owned(), 2, Some(0.024)),
+            ("envoy.upstream.duration".to_owned(), 1, Some(0.01)),
+            ("envoy.proxy.duration".to_owned(), 2, Some(0.014)),
+        ]
+    );
+}
+
+#[test]
+fn what_leaves_by_an_outbound_listener_is_the_clients() {
+    let mut fixture = Fixture::new(r#""attributes":[]"#);
+    fixture.record(&Told::ordinary().int("xds.listener_direction", 2));
+    fixture.record(&Told::ordinary().int("xds.listener_direction", 1));
+    let metrics: Vec<_> =
+        fixture.export(MAX_BYTES).into_iter().map(|(metric, _, point)| (metric, point.count)).collect();
+    assert_eq!(
+        metrics,
+        [("http.server.request.duration".into(), 1), ("http.client.request.duration".into(), 1)]
+    );
+}
+
+#[test]
+fn series_beyond_the_bound_are_measured_in_the_overflow_series() {
+    for (max_series, expected) in [(1, 1), (2, 2), (3, 3), (4, 3)] {
+        let mut fixture = Fixture::new(&format!(r#""max_series":{max_series}"#));
+        for round in 0..2 {
+            for status in [200, 404, 500] {
+                fixture.record(&Told::ordinary().int("response.code", status));
+            }
+            let points = fixture.export(MAX_BYTES);
+            assert_eq!(points.len(), expected, "max_series {max_series}");
+            assert_eq!(fixture.measurements.series_count(), expected);
+            let overflow: Vec<_> =
+                points.iter().filter(|point| point.1 == "otel.metric.overflow=true").collect();
+            assert_eq!(overflow.len(), usize::from(max_series < 4));
+            let all: u64 = points.iter().map(|point| point.2.count).sum();
+            assert_eq!(all, 3 * (round + 1), "every request is in exactly one series");
+        }
+    }
+}
+
+#[test]
+fn hundreds_of_thousands_of_hostile_values_make_no_series() {
+    let mut fixture = Fixture::new("");
+    for n in 0..100_000 {
+        fixture.record(
+            &Told::ordinary()
+                .text("request.method", &format!("M{n}"))
+                .text("request.scheme", &format!("s{n}"))
+                .text("request.protocol", &format!("PROTO/{n}"))
+                .text("request.host", &format!("host{n}"))
+                .text("request.path", &format!("/{n}")),
+        );
+    }
+    assert_eq!(fixture.measurements.series_count(), 1);
+}
+
+#[test]
+fn cumulative_tells_all_since_the_start_and_delta_all_since_the_last_export() {
+    for (temporality, counts, starts) in
+        [("cumulative", [1, 2], [START, START]), ("delta", [1, 1], [START, START + 1])]
+    {
+        let mut fixture = Fixture::new(&format!(r#""temporality":"{temporality}""#));
+        for (count, start) in counts.into_iter().zip(starts) {
+            fixture.record(&Told::ordinary());
+            let (_, _, point) = fixture.export(MAX_BYTES).remove(0);
+            assert_eq!(
+                (point.count, point.start_time_unix_nano, point.time_unix_nano),
+                (count, start, START + 1),
+                "{temporality}"
+            );
+        }
+        let idle = fixture.export(MAX_BYTES).len();
+        assert_eq!(idle, usize::from(temporality == "cumulative"), "{temporality} without new requests");
+    }
+}
+
+#[test]
+fn an_export_is_split_at_the_bound_and_loses_no_point() {
+    let mut fixture = Fixture::new(r#""histograms":["duration","proxy"]"#);
+    for status in 100..400 {
+        fixture.record(&Told::ordinary().int("response.code", status));
+    }
+    for max_bytes in [700, 2000, 10_000] {
+        let points = fixture.export(max_bytes);
+        assert_eq!(points.len(), 600, "at {max_bytes} bytes");
+    }
+    let export = fixture.measurements.export(&fixture.envelope, 300, START);
+    assert_eq!((export.requests.len(), export.oversized_points), (0, 600), "no point fits");
+}

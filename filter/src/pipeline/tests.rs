@@ -1,1 +1,207 @@
 use super::*;
+use crate::testing::{Told, config};
+use proptest::prelude::*;
+
+const NOW: u64 = 1_700_000_000_000_000_000;
+const MS: u64 = 1_000_000;
+
+fn pipeline(sections: &str) -> Pipeline {
+    Pipeline::new(config(sections), &Node::default(), [7; 16], NOW).unwrap()
+}
+
+fn observe(pipeline: &mut Pipeline, now: u64) {
+    let captured = Told::ordinary().captured(pipeline.plan());
+    pipeline.observe(&captured, now);
+}
+
+/// Sends all that may be sent, under the tokens from `first_token` on; returns the paths and batch names.
+fn send(pipeline: &mut Pipeline, first_token: u32) -> Vec<(String, String)> {
+    let mut calls = Vec::new();
+    while let Some(batch) = pipeline.take_next() {
+        let headers = pipeline.call_headers(&batch);
+        let header = |name: &str| headers.iter().find(|header| header.0 == name).unwrap().1.clone();
+        calls.push((header(":path"), header("x-offpath-batch")));
+        pipeline.dispatched(batch, first_token + calls.len() as u32 - 1, NOW);
+    }
+    calls
+}
+
+fn assert_identity(pipeline: &mut Pipeline) {
+    let ledger = pipeline.ledger();
+    let dropped: i64 = Reason::ALL.iter().map(|reason| ledger.get(Stat::RecordsDropped(*reason))).sum();
+    assert_eq!(
+        ledger.get(Stat::RecordsCaptured),
+        ledger.get(Stat::RecordsSampledOut)
+            + ledger.get(Stat::RecordsDelivered)
+            + dropped
+            + ledger.get(Stat::RecordsPending)
+    );
+}
+
+#[test]
+fn a_pipeline_without_data_sends_nothing() {
+    let mut pipeline = pipeline("");
+    for second in 0..3600 {
+        pipeline.tick(NOW + second * 1000 * MS);
+        assert!(pipeline.take_next().is_none());
+    }
+    pipeline.drain(NOW);
+    assert!(pipeline.take_next().is_none() && pipeline.is_drained());
+}
+
+#[test]
+fn logs_leave_when_old_enough_and_metrics_when_due_under_one_sequence() {
+    let mut pipeline = pipeline(r#""metrics":{"interval":"2s"}"#);
+    observe(&mut pipeline, NOW);
+    pipeline.tick(NOW + 500 * MS);
+    assert!(send(&mut pipeline, 1).is_empty());
+    pipeline.tick(NOW + 751 * MS);
+    let id = "07070707-0707-4707-8707-070707070707";
+    assert_eq!(send(&mut pipeline, 1), [("/v1/logs".to_owned(), format!("{id}-1"))]);
+    pipeline.tick(NOW + 2000 * MS);
+    assert_eq!(send(&mut pipeline, 2), [("/v1/metrics".to_owned(), format!("{id}-2"))]);
+    pipeline.answered(1, Some(200), b"", NOW);
+    pipeline.answered(2, Some(200), b"", NOW);
+    pipeline.tick(NOW + 2500 * MS);
+    assert!(send(&mut pipeline, 3).is_empty(), "not due again");
+    // After a machine's sleep one export is made, not a thousand.
+    pipeline.tick(NOW + 2_000_000 * MS);
+    assert_eq!(send(&mut pipeline, 3).len(), 1);
+    pipeline.tick(NOW + 2_000_001 * MS);
+    assert!(send(&mut pipeline, 4).is_empty());
+}
+
+#[test]
+fn calls_carry_the_contracts_headers() {
+    let config = Config::parse(
+        br#"{"collector":{"cluster":"c","authority":"a","path_prefix":"/otlp","headers":{"Authorization":"Bearer t"}},
+             "batch":{"max_records":1}}"#,
+    );
+    let mut pipeline = Pipeline::new(config.unwrap(), &Node::default(), [0; 16], NOW).unwrap();
+    observe(&mut pipeline, NOW);
+    let batch = pipeline.take_next().unwrap();
+    let headers: Vec<_> =
+        pipeline.call_headers(&batch).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    assert_eq!(
+        headers,
+        [
+            ":method: POST",
+            ":path: /otlp/v1/logs",
+            ":authority: a",
+            "content-type: application/x-protobuf",
+            &format!("user-agent: OTel-OTLP-Exporter-offpath/{VERSION}"),
+            "x-offpath-batch: 00000000-0000-4000-8000-000000000000-1",
+            "authorization: Bearer t",
+        ]
+    );
+}
+
+#[test]
+fn disabled_signals_are_neither_captured_nor_sent() {
+    let mut pipeline = pipeline(r#""logs":{"enabled":false},"metrics":{"enabled":false}"#);
+    observe(&mut pipeline, NOW);
+    pipeline.drain(NOW);
+    assert!(pipeline.take_next().is_none() && pipeline.is_drained());
+    assert_eq!(pipeline.ledger().get(Stat::RecordsCaptured), 0);
+}
+
+#[test]
+fn a_drain_sends_everything_and_then_is_done() {
+    let mut pipeline = pipeline("");
+    observe(&mut pipeline, NOW);
+    pipeline.drain(NOW);
+    let calls = send(&mut pipeline, 1);
+    assert_eq!(calls.iter().map(|call| call.0.as_str()).collect::<Vec<_>>(), ["/v1/logs", "/v1/metrics"]);
+    assert!(!pipeline.is_drained());
+    pipeline.answered(1, Some(200), b"", NOW);
+    assert!(!pipeline.is_drained());
+    // A stream of the old configuration ends late.
+    observe(&mut pipeline, NOW);
+    pipeline.answered(2, Some(200), b"", NOW);
+    assert!(!pipeline.is_drained());
+    pipeline.tick(NOW);
+    assert_eq!(send(&mut pipeline, 3).len(), 2);
+    pipeline.answered(3, Some(200), b"", NOW);
+    pipeline.answered(4, Some(200), b"", NOW);
+    assert!(pipeline.is_drained());
+    assert_eq!(pipeline.ledger().get(Stat::RecordsDelivered), 2);
+}
+
+#[test]
+fn a_resource_that_leaves_no_room_for_a_record_is_rejected() {
+    let sections = |len: usize| {
+        format!(
+            r#""resource":{{"k":"{}"}},"logs":{{"max_record_bytes":512}},"batch":{{"max_bytes":2048}}"#,
+            "x".repeat(len)
+        )
+    };
+    assert!(Pipeline::new(config(&sections(1000)), &Node::default(), [0; 16], NOW).is_ok());
+    let error =
+        Pipeline::new(config(&sections(1500)), &Node::default(), [0; 16], NOW).unwrap_err().to_string();
+    assert!(error.contains("`resource`") && error.contains("2048"), "{error}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Observe,
+    Tick(u64),
+    Answer(usize, Option<u16>, u8),
+    Refuse,
+    Send,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Observe),
+        2 => (0u64..3000).prop_map(Step::Tick),
+        2 => (0usize..4, prop_oneof![Just(None), Just(Some(200)), Just(Some(503)), Just(Some(400))], 0u8..4)
+            .prop_map(|(nth, status, rejected)| Step::Answer(nth, status, rejected)),
+        1 => Just(Step::Refuse),
+        3 => Just(Step::Send),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_record_has_one_end_whatever_happens(steps in proptest::collection::vec(step(), 0..300)) {
+        let mut pipeline = pipeline(
+            r#""logs":{"max_record_bytes":512},"metrics":{"interval":"1s"},
+               "batch":{"max_records":3,"max_bytes":1200,"max_delay":"500ms"},"queue":{"max_bytes":3000}"#,
+        );
+        let (mut now, mut next_token, mut under_way) = (NOW, 0u32, Vec::new());
+        for step in steps {
+            match step {
+                Step::Observe => observe(&mut pipeline, now),
+                Step::Tick(ms) => {
+                    now += ms * MS;
+                    pipeline.tick(now);
+                }
+                Step::Answer(nth, status, rejected) => {
+                    if nth < under_way.len() {
+                        pipeline.answered(under_way.remove(nth), status, &[0x0a, 2, 8, rejected], now);
+                    }
+                }
+                Step::Refuse => {
+                    if let Some(batch) = pipeline.take_next() {
+                        pipeline.refused(batch);
+                    }
+                }
+                Step::Send => {
+                    while let Some(batch) = pipeline.take_next() {
+                        prop_assert!(batch.body.len() <= 1200);
+                        pipeline.dispatched(batch, next_token, now);
+                        under_way.push(next_token);
+                        next_token += 1;
+                    }
+                    prop_assert!(under_way.len() <= 2);
+                }
+            }
+            assert_identity(&mut pipeline);
+            prop_assert!((0..=3000).contains(&pipeline.ledger().get(Stat::QueueBytes)));
+        }
+        pipeline.abandon();
+        assert_identity(&mut pipeline);
+        prop_assert_eq!(pipeline.ledger().get(Stat::RecordsPending), 0);
+        prop_assert_eq!(pipeline.ledger().get(Stat::QueueBytes), 0);
+    }
+}

@@ -1,0 +1,66 @@
+//! A request as a host would tell it, for the tests of several modules.
+
+use crate::capture::{Captured, Plan};
+use crate::config::Config;
+
+/// Values by the names of Envoy's attributes; integers are put in as eight bytes.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Told(Vec<(String, Vec<u8>)>);
+
+impl Told {
+    /// A plain `GET /orders/7` that was answered 200 within 12 ms, of which the upstream took 10.
+    pub(crate) fn ordinary() -> Self {
+        Self::default()
+            .int("request.time", 1_700_000_000_000_000_000)
+            .int("request.duration", 12_000_000)
+            .text("request.method", "GET")
+            .text("request.path", "/orders/7?token=abc&page=2")
+            .text("request.scheme", "http")
+            .text("request.host", "shop.example:8080")
+            .text("request.protocol", "HTTP/1.1")
+            .text("request.useragent", "curl/8")
+            .text("request.id", "6e1b")
+            .text("request.headers.traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+            .int("request.total_size", 120)
+            .int("response.code", 200)
+            .text("response.code_details", "via_upstream")
+            .int("response.flags", 0)
+            .int("response.grpc_status", 0)
+            .int("response.total_size", 300)
+            .int("response.backend_latency", 10_000_000)
+            .text("source.address", "10.1.2.3:55555")
+            .text("upstream.address", "10.9.9.9:80")
+            .text("xds.cluster_name", "orders")
+            .text("xds.route_name", "all")
+    }
+
+    pub(crate) fn bytes(mut self, name: &str, value: &[u8]) -> Self {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.to_vec()));
+        self
+    }
+
+    pub(crate) fn text(self, name: &str, value: &str) -> Self {
+        self.bytes(name, value.as_bytes())
+    }
+
+    pub(crate) fn int(self, name: &str, value: i64) -> Self {
+        self.bytes(name, &value.to_le_bytes())
+    }
+
+    /// What is captured of it, in the order of the plan.
+    pub(crate) fn captured(&self, plan: &Plan) -> Captured {
+        let mut captured = Captured::default();
+        for path in plan.property_paths() {
+            let name = String::from_utf8_lossy(path).replace('\0', ".");
+            captured.push(self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_slice()));
+        }
+        captured
+    }
+}
+
+/// A configuration with a collector, and `sections` as further keys.
+pub(crate) fn config(sections: &str) -> Config {
+    let comma = if sections.is_empty() { "" } else { "," };
+    Config::parse(format!(r#"{{"collector":{{"cluster":"otlp"}}{comma}{sections}}}"#).as_bytes()).unwrap()
+}
