@@ -154,9 +154,9 @@ fn series_beyond_the_bound_are_measured_in_the_overflow_series() {
 }
 
 #[test]
-fn hundreds_of_thousands_of_hostile_values_make_no_series() {
+fn tens_of_thousands_of_hostile_values_make_no_series() {
     let mut fixture = Fixture::new("");
-    for n in 0..100_000 {
+    for n in 0..30_000 {
         fixture.record(
             &Told::ordinary()
                 .text("request.method", &format!("M{n}"))

@@ -113,20 +113,21 @@ mod tests {
         const NR: u64 = 1 << 8;
         const UC: u64 = 1 << 6;
         const DPE: u64 = 1 << 18;
-        let cases: [(Option<i64>, Option<i64>, u64, Severity, Option<ErrorType>); 14] = [
+        let name = |name| Some(ErrorType::Name(name));
+        let cases = [
             (Some(200), None, 0, Severity::Info, None),
             (Some(304), None, 0, Severity::Info, None),
             (Some(404), None, NR, Severity::Warn, None),
             (Some(400), None, DPE, Severity::Warn, None),
             (Some(500), None, 0, Severity::Error, Some(ErrorType::Status(500))),
             (Some(503), None, UC, Severity::Error, Some(ErrorType::Status(503))),
-            (Some(200), None, UC, Severity::Error, Some(ErrorType::Name("UC"))),
+            (Some(200), None, UC, Severity::Error, name("UC")),
             (Some(200), None, DC, Severity::Info, None),
-            (Some(0), None, DC, Severity::Error, Some(ErrorType::Name("DC"))),
+            (Some(0), None, DC, Severity::Error, name("DC")),
             (None, None, 0, Severity::Error, Some(ErrorType::Unknown)),
             (Some(200), Some(0), 0, Severity::Info, None),
-            (Some(200), Some(14), 0, Severity::Error, Some(ErrorType::Name("UNAVAILABLE"))),
-            (Some(200), Some(99), 0, Severity::Error, Some(ErrorType::Name("UNKNOWN"))),
+            (Some(200), Some(14), 0, Severity::Error, name("UNAVAILABLE")),
+            (Some(200), Some(99), 0, Severity::Error, name("UNKNOWN")),
             (Some(99_999), None, 0, Severity::Error, Some(ErrorType::Unknown)),
         ];
         for (status, grpc, flags, severity, error_type) in cases {
