@@ -69,11 +69,10 @@ fn a_call_is_refused_at_once_as_envoy_refuses_it() {
     let bad = outcome(Status::BadArgument, [Out::Int(0)]);
     assert_eq!(dispatched(&unknown, |_| {}).1, bad);
     assert_eq!(dispatched(&caller(0), |proxy| proxy.cluster("otlp").remove()).1, bad);
-    for missing in 0..REQUIRED.len() {
-        let mut fewer = REQUIRED.to_vec();
-        fewer.remove(missing);
+    for missing in REQUIRED {
+        let fewer: Vec<_> = REQUIRED.into_iter().filter(|header| *header != missing).collect();
         let probe = Probe::on_log("proxy_http_call", &call("otlp", headers(&fewer), 0));
-        assert_eq!(dispatched(&probe, |_| {}).1, bad, "without {:?}", REQUIRED[missing]);
+        assert_eq!(dispatched(&probe, |_| {}).1, bad, "without {missing:?}");
     }
     let malformed = Probe::on_log("proxy_http_call", &call("otlp", bytes("no pairs"), 0));
     assert_eq!(dispatched(&malformed, |_| {}).1, bad);

@@ -1,0 +1,19 @@
+//! The plugin's behaviour: the built module in the host, driven by requests and answers, observed by what it exports.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+mod accounting;
+mod batching;
+mod capture;
+mod configuration;
+mod histograms;
+mod module;
+mod reconfiguration;
+mod records;

@@ -1,0 +1,44 @@
+//! The built module itself: what it imports, and that it stays small.
+
+use offpath_host_test::abi::{imports_unknown_to_envoy, missing_exports};
+use offpath_host_test::get;
+use serde_json::json;
+
+use crate::support::{assert_accounted_for, plugin_wasm, proxy, secs};
+
+#[test]
+fn the_module_imports_nothing_that_envoy_1_33_lacks() {
+    let module = plugin_wasm().module();
+    assert_eq!(imports_unknown_to_envoy(module), Vec::<String>::new());
+    assert_eq!(missing_exports(module), Vec::<&str>::new());
+    assert!(module.imports().count() > 0);
+}
+
+#[test]
+fn memory_is_flat_under_steady_load() {
+    let mut proxy = proxy(json!({"metrics": {"interval": "1s"}}));
+    proxy.cluster("otlp").serve(200, std::time::Duration::from_millis(5));
+    let mut sizes = Vec::new();
+    for round in 0..20 {
+        for number in 0..500 {
+            proxy.request(get(format!("/{round}/{number}"))).respond(200).unwrap();
+        }
+        proxy.advance(secs(1)).unwrap();
+        sizes.push(proxy.memory_bytes(0));
+    }
+    assert_accounted_for(&proxy);
+    assert_eq!(sizes.last(), sizes.get(10), "memory grows under steady load: {sizes:?}");
+}
+
+#[test]
+fn memory_that_cannot_grow_ends_the_machine_and_not_the_test() {
+    let mut proxy = proxy(json!({"batch": {"max_delay": "1m"}, "queue": {"max_bytes": 16_777_216}}));
+    let now = proxy.memory_bytes(0);
+    proxy.limit_memory(now);
+    let trapped = (0..20_000).find_map(|number| {
+        proxy.request(get(format!("/{number}")).header("user-agent", "u".repeat(500))).respond(200).err()
+    });
+    let trace = format!("{:?}", trapped.expect("memory was allowed to grow"));
+    assert!(proxy.has_failed(0));
+    assert!(trace.contains("wasm backtrace") && trace.contains("offpath"), "{trace}");
+}
