@@ -160,11 +160,11 @@ mod tests {
     /// A cumulative point: its start and time in seconds, scale and buckets.
     type Cumulative = (i64, i64, i32, &'static [(i32, u64)]);
 
+    /// A stored interval: its start, end, scale and buckets.
+    type Interval = (i64, i64, i32, Vec<(i32, u64)>);
+
     /// Inserts points of one stream; answers what became of each, and the stored intervals.
-    fn intervals(
-        temporality: Temporality,
-        points: &[Cumulative],
-    ) -> (Vec<Outcome>, Vec<(i64, i64, i32, Vec<(i32, u64)>)>) {
+    fn intervals(temporality: Temporality, points: &[Cumulative]) -> (Vec<Outcome>, Vec<Interval>) {
         let connection = in_memory();
         let resource_id = intern_resource(&connection, "{}").unwrap();
         let origin = Origin { resource_id, ..Origin::default() };

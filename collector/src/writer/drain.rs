@@ -62,7 +62,7 @@ impl Writer {
 /// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
 fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let mut change = if is_new(connection, batch, now)? {
-        let change = store_records(connection, batch, now)?;
+        let change = store_or_set_aside(connection, batch, now)?;
         if let Some(batch_id) =
             batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
             && let Some((sender, sequence)) = batch_id.sequence()
@@ -101,11 +101,27 @@ fn prune(connection: &Connection, now: i64) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Stores a batch's records, or sets all of it aside when it is refused as a whole: when its resource is refused, or
+/// when it no longer decodes (another version of the collector may have let it in).
+fn store_or_set_aside(connection: &Connection, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
+    connection.execute_batch("SAVEPOINT batch")?;
+    let change = match store_records(connection, batch, now) {
+        Err(StoreError::Refused(reason)) => {
+            connection.execute_batch("ROLLBACK TO batch")?;
+            dead_letters::set_aside(connection, batch, &reason, now)?;
+            tracing::warn!(signal = batch.signal.as_str(), reason, "a whole batch was set aside");
+            Accounting { dead_lettered: batch.records, ..Accounting::default() }
+        }
+        outcome => outcome?,
+    };
+    connection.execute_batch("RELEASE batch")?;
+    Ok(change)
+}
+
 fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let limit = usize::try_from(batch.decoded_bytes).unwrap_or(usize::MAX);
-    // The door has decoded these bytes before: if they do not decode now, something has changed them since.
-    let changed = |reason: String| StoreError::Fatal(format!("a batch in the inbox is corrupted: {reason}"));
-    let body = batch.encoding.decode(&batch.body, limit).map_err(|error| changed(error.to_string()))?;
+    let refused = |reason: String| StoreError::Refused(reason);
+    let body = batch.encoding.decode(&batch.body, limit).map_err(|error| refused(error.to_string()))?;
     let mut rows = Rows {
         connection,
         batch,
@@ -122,7 +138,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
     match walked {
         Ok(()) => Ok(rows.change),
         Err(Stop::Store(error)) => Err(error),
-        Err(Stop::Malformed(error)) => Err(changed(error.to_string())),
+        Err(Stop::Malformed(error)) => Err(refused(error.to_string())),
     }
 }
 
