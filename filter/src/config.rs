@@ -1,9 +1,10 @@
-//! The plugin's configuration: JSON in, a checked [`Config`] or one [`ConfigError`] out.
+//! The plugin's configuration: JSON or an encoded `Struct` in, a checked [`Config`] or one [`ConfigError`] out.
 //!
 //! Strict: an unknown key, a wrong type or a value out of range is an error that names the key's path, the value and
 //! what is allowed. Text that is not JSON and anything under `collector.headers` never appears in an error.
 //! Goes to every other module; nothing is dropped here.
 
+mod protobuf_struct;
 mod section;
 
 use std::collections::BTreeMap;
@@ -163,19 +164,22 @@ const MIB: u64 = 1024 * KIB;
 const MINUTE: Duration = Duration::from_secs(60);
 
 impl Config {
-    /// Reads the configuration that the host passes: a JSON object as UTF-8 text.
+    /// Reads the configuration that the host passes: a JSON object as text (a `StringValue` in the proxy's own
+    /// configuration), or an encoded `google.protobuf.Struct`, which Envoy passes on as it is.
     ///
     /// # Errors
     /// The first thing that is wrong, as one line that names the key's path, the value and what is allowed.
-    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
-        if json.iter().all(u8::is_ascii_whitespace) {
+    pub fn parse(configuration: &[u8]) -> Result<Self, ConfigError> {
+        if configuration.iter().all(u8::is_ascii_whitespace) {
             return Err(ConfigError::new(
                 "configuration: is empty, allowed is a JSON object with at least `collector.cluster`",
             ));
         }
-        // serde_json's syntax errors tell the position only, never the text.
-        let root: serde_json::Value = serde_json::from_slice(json)
-            .map_err(|error| ConfigError::new(format!("configuration: not JSON: {error}")))?;
+        let root: serde_json::Value = serde_json::from_slice(configuration).or_else(|error| {
+            // serde_json's syntax errors tell the position only, never the text.
+            protobuf_struct::decode(configuration)
+                .ok_or_else(|| ConfigError::new(format!("configuration: not JSON: {error}")))
+        })?;
         let mut root = Section::root(&root)?;
         let collector = collector(root.section("collector")?)?;
         let resource = resource(&mut root)?;

@@ -119,8 +119,10 @@ pub enum Field<'a> {
     Varint(u64),
     /// A length-delimited field's bytes.
     Bytes(&'a [u8]),
-    /// A fixed-width field, whose value nobody here asks for.
-    Fixed,
+    /// Eight bytes, little-endian.
+    Fixed64(u64),
+    /// Four bytes, whose value nobody here asks for.
+    Fixed32,
 }
 
 /// Reads a message's fields in order: number and value. Ends at the first byte that cannot be read, for what was
@@ -131,6 +133,11 @@ impl<'a> Reader<'a> {
     /// Reads `message`.
     pub fn new(message: &'a [u8]) -> Self {
         Self(message)
+    }
+
+    /// What has not been read; after the last field nothing, unless the message is broken.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
     }
 
     fn varint(&mut self) -> Option<u64> {
@@ -164,8 +171,8 @@ impl<'a> Iterator for Reader<'a> {
                 let len = usize::try_from(self.varint()?).ok()?;
                 Field::Bytes(self.take(len)?)
             }
-            FIXED64 => self.take(8).map(|_| Field::Fixed)?,
-            FIXED32 => self.take(4).map(|_| Field::Fixed)?,
+            FIXED64 => Field::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
+            FIXED32 => self.take(4).map(|_| Field::Fixed32)?,
             _ => return None,
         };
         Some((tag >> 3, field))
