@@ -135,9 +135,24 @@ impl<'a> Reader<'a> {
         Self(message)
     }
 
-    /// What has not been read; after the last field nothing, unless the message is broken.
+    /// What has not been read: after the last field nothing, unless the message is broken.
     pub fn rest(&self) -> &'a [u8] {
         self.0
+    }
+
+    fn field(&mut self) -> Option<(u64, Field<'a>)> {
+        let tag = self.varint()?;
+        let field = match (tag & 7) as u32 {
+            0 => Field::Varint(self.varint()?),
+            LENGTH_DELIMITED => {
+                let len = usize::try_from(self.varint()?).ok()?;
+                Field::Bytes(self.take(len)?)
+            }
+            FIXED64 => Field::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
+            FIXED32 => self.take(4).map(|_| Field::Fixed32)?,
+            _ => return None,
+        };
+        Some((tag >> 3, field))
     }
 
     fn varint(&mut self) -> Option<u64> {
@@ -164,18 +179,12 @@ impl<'a> Iterator for Reader<'a> {
     type Item = (u64, Field<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let tag = self.varint()?;
-        let field = match (tag & 7) as u32 {
-            0 => Field::Varint(self.varint()?),
-            LENGTH_DELIMITED => {
-                let len = usize::try_from(self.varint()?).ok()?;
-                Field::Bytes(self.take(len)?)
-            }
-            FIXED64 => Field::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().ok()?)),
-            FIXED32 => self.take(4).map(|_| Field::Fixed32)?,
-            _ => return None,
-        };
-        Some((tag >> 3, field))
+        let unread = self.0;
+        let field = self.field();
+        if field.is_none() {
+            self.0 = unread;
+        }
+        field
     }
 }
 
