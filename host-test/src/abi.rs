@@ -18,7 +18,7 @@ pub use status::Status;
 
 pub(crate) use pairs::encode as encode_pairs;
 
-use wasmtime::{Caller, Config, Engine, Linker, Module, OptLevel, Result, bail};
+use wasmtime::{Caller, Engine, Linker, Module, Result, bail};
 
 use crate::vm::HostState;
 use guest::{Guest, Refusal};
@@ -35,10 +35,7 @@ impl PluginModule {
     /// # Errors
     /// When `wasm` is not a valid module, imports what Envoy 1.33 does not provide, or lacks an export that Envoy needs.
     pub fn compile(wasm: &[u8]) -> Result<Self> {
-        let mut config = Config::new();
-        // The tests run each machine for milliseconds: what counts is how soon it can start.
-        config.cranelift_opt_level(OptLevel::None);
-        let module = Module::new(&Engine::new(&config)?, wasm)?;
+        let module = Module::new(&Engine::default(), wasm)?;
         let unknown = imports_unknown_to_envoy(&module);
         if !unknown.is_empty() {
             bail!("the module imports what Envoy 1.33 does not provide: {}", unknown.join(", "));

@@ -2,6 +2,11 @@
 //!
 //! [`Proxy::load`] and [`ProxyBuilder`] say what is started; [`Proxy`]'s verbs then drive it and its queries observe it.
 
+mod builder;
+mod stream;
+
+pub use builder::ProxyBuilder;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,10 +15,9 @@ use wasmtime::{Result, bail, format_err};
 
 use crate::abi::{PluginModule, Status};
 use crate::cluster::{Answer, Call, Cluster};
-use crate::request::{Exchange, Reached, Request};
-use crate::stream_info::{Headers, StreamInfo};
-use crate::vm::{Phase, Plugin, Vm, last_lines};
-use crate::world::{Cel, LogLevel, LogLine, Node, VmRole, World};
+use crate::request::{Exchange, Request};
+use crate::vm::{Plugin, Vm, last_lines};
+use crate::world::{Cel, LogLine, VmRole, World};
 
 /// How the plugin is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,99 +27,6 @@ pub enum Mode {
     AccessLogger,
     /// `envoy.filters.http.wasm`: each request has a context of its own.
     HttpFilter,
-}
-
-/// What a proxy is started with.
-#[must_use]
-pub struct ProxyBuilder {
-    module: PluginModule,
-    configuration: Vec<u8>,
-    mode: Mode,
-    workers: usize,
-    seed: u64,
-    world: World,
-}
-
-/// 2025-06-01T12:00:00Z, where virtual time begins.
-const START_UNIX_NANOS: u64 = 1_748_779_200_000_000_000;
-
-impl ProxyBuilder {
-    /// The plugin's configuration.
-    pub fn config(self, configuration: Value) -> Self {
-        self.config_bytes(configuration.to_string())
-    }
-
-    /// The plugin's configuration as raw bytes, for one that is not JSON.
-    pub fn config_bytes(mut self, configuration: impl Into<Vec<u8>>) -> Self {
-        self.configuration = configuration.into();
-        self
-    }
-
-    /// Loads the plugin that way; as an access logger otherwise.
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Runs that many workers; one otherwise.
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
-        self
-    }
-
-    /// Adds a cluster. `otlp` is there from the start.
-    pub fn cluster(mut self, name: &str) -> Self {
-        self.world.clusters.known.entry(name.to_owned()).or_default();
-        self
-    }
-
-    /// Sets `xds.node`'s id and cluster, which are empty otherwise.
-    pub fn node(mut self, id: &str, cluster: &str) -> Self {
-        self.world.node = Node { id: id.to_owned(), cluster: cluster.to_owned() };
-        self
-    }
-
-    /// Chooses what the CEL functions do.
-    pub fn cel(mut self, cel: Cel) -> Self {
-        self.world.cel = cel;
-        self
-    }
-
-    /// Sets the proxy's log level; `Info` otherwise.
-    pub fn log_level(mut self, level: LogLevel) -> Self {
-        self.world.log_level = level;
-        self
-    }
-
-    /// Seeds what the guest gets from `random_get`.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// Tries the configuration in a canary, then starts the main thread's machine and the workers'.
-    ///
-    /// # Errors
-    /// When the plugin traps, or refuses its configuration: then the error has the end of the proxy's log.
-    pub fn start(self) -> Result<Proxy> {
-        let plugin = Rc::new(Plugin { root_id: "offpath".to_owned(), configuration: self.configuration });
-        let mut proxy = Proxy {
-            module: self.module,
-            mode: self.mode,
-            seed: self.seed,
-            world: self.world,
-            vms: Vec::new(),
-            canaries: 0,
-        };
-        proxy.try_in_canary(&plugin)?;
-        let roles = std::iter::once(VmRole::Main).chain((0..self.workers).map(VmRole::Worker));
-        for role in roles {
-            let mut vm = Vm::new(&proxy.module, &mut proxy.world, role, proxy.seed)?;
-            proxy.world.configure(&mut vm, &plugin)?;
-            proxy.vms.push(vm);
-        }
-        Ok(proxy)
-    }
 }
 
 impl World {
@@ -148,20 +59,7 @@ enum Event {
 impl Proxy {
     /// Begins to describe a proxy with that plugin: an access logger, one worker, a cluster named `otlp`.
     pub fn load(module: &PluginModule) -> ProxyBuilder {
-        let world = World {
-            now_unix_nanos: START_UNIX_NANOS,
-            started_unix_nanos: START_UNIX_NANOS,
-            ..World::default()
-        };
-        let builder = ProxyBuilder {
-            module: module.clone(),
-            configuration: Vec::new(),
-            mode: Mode::default(),
-            workers: 1,
-            seed: 0,
-            world,
-        };
-        builder.cluster("otlp")
+        ProxyBuilder::new(module)
     }
 
     /// A request that is about to end.
@@ -198,10 +96,7 @@ impl Proxy {
     /// # Errors
     /// When the plugin traps or refuses the configuration; in the latter case the old one stays in use.
     pub fn reconfigure(&mut self, configuration: Value) -> Result<()> {
-        let plugin = Rc::new(Plugin {
-            root_id: "offpath".to_owned(),
-            configuration: configuration.to_string().into_bytes(),
-        });
+        let plugin = Rc::new(Plugin::new(configuration.to_string()));
         self.try_in_canary(&plugin)?;
         for vm in &mut self.vms {
             let old = vm.active_root();
@@ -370,127 +265,5 @@ impl Proxy {
             vm.answer(&mut self.world, call.root, call.token, answer)?;
         }
         Ok(call)
-    }
-
-    /// Has a worker end a request, as the mode demands.
-    pub(crate) fn finish_request(&mut self, worker: usize, request: Request) -> Result<()> {
-        let Request { mut info, reached } = request;
-        if info.start_unix_nanos == 0 {
-            let took =
-                info.duration.map_or(0, |duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-            info.start_unix_nanos = self.world.now_unix_nanos.saturating_sub(took);
-        }
-        let vm = self
-            .vms
-            .get_mut(worker.saturating_add(1))
-            .ok_or_else(|| format_err!("there is no worker {worker}"))?;
-        let world = &mut self.world;
-        match (self.mode, reached) {
-            (Mode::AccessLogger, _) => match vm.active_root() {
-                Some(root) => vm.log(world, root, Rc::new(info)),
-                None => Ok(()),
-            },
-            (Mode::HttpFilter, Reached::Codec) => Ok(()),
-            (Mode::HttpFilter, Reached::EarlierFilter) => end_stream(vm, world, None, &Rc::new(info)),
-            (Mode::HttpFilter, Reached::Plugin) => {
-                let stream = pass_filter(vm, world, &info)?;
-                end_stream(vm, world, stream, &Rc::new(info))
-            }
-        }
-    }
-}
-
-/// The hooks of a stream up to its end, in Envoy's order.
-fn pass_filter(vm: &mut Vm, world: &mut World, info: &StreamInfo) -> Result<Option<u32>> {
-    let Some(stream) = vm.create_stream() else {
-        return Ok(None);
-    };
-    vm.announce_stream(world, stream)?;
-    let size = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
-    let count = |headers: &Headers| u32::try_from(headers.len()).unwrap_or(u32::MAX);
-
-    let unanswered =
-        StreamInfo { duration: None, response_code: None, response_code_details: None, ..info.clone() };
-    let unanswered =
-        Rc::new(StreamInfo { backend_latency: None, bytes_sent: 0, response_flags: 0, ..unanswered });
-    if let Some(headers) = &info.request_headers {
-        let only_headers = u32::from(info.bytes_received == 0);
-        let scope = (Rc::clone(&unanswered), Phase::RequestHeaders);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_request_headers",
-            &[count(headers), only_headers],
-        )?)?;
-    }
-    if info.bytes_received > 0 {
-        let scope = (unanswered, Phase::Other);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_request_body",
-            &[size(info.bytes_received), 1],
-        )?)?;
-    }
-
-    let unended = Rc::new(StreamInfo { duration: None, ..info.clone() });
-    let last = u32::from(info.response_trailers.is_none());
-    if let Some(headers) = &info.response_headers {
-        let only_headers = if info.bytes_sent == 0 { last } else { 0 };
-        let scope = (Rc::clone(&unended), Phase::ResponseHeaders);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_headers",
-            &[count(headers), only_headers],
-        )?)?;
-    }
-    if info.bytes_sent > 0 {
-        let scope = (Rc::clone(&unended), Phase::Other);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_body",
-            &[size(info.bytes_sent), last],
-        )?)?;
-    }
-    if let Some(trailers) = &info.response_trailers {
-        let scope = (unended, Phase::ResponseTrailers);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_trailers",
-            &[count(trailers)],
-        )?)?;
-    }
-    Ok(Some(stream))
-}
-
-/// `on_log`, `on_done`, `on_delete`. A stream that the guest has not heard of is announced to it first.
-fn end_stream(vm: &mut Vm, world: &mut World, stream: Option<u32>, info: &Rc<StreamInfo>) -> Result<()> {
-    let stream = match stream {
-        Some(stream) => stream,
-        None => {
-            let Some(stream) = vm.create_stream() else {
-                return Ok(());
-            };
-            vm.announce_stream(world, stream)?;
-            stream
-        }
-    };
-    vm.log(world, stream, Rc::clone(info))?;
-    vm.destroy_stream(world, stream, Rc::clone(info))
-}
-
-/// A hook that returns anything but `Continue` would hold the request up.
-fn must_continue(action: Option<u32>) -> Result<()> {
-    match action {
-        None | Some(0) => Ok(()),
-        Some(action) => bail!("the plugin returned action {action} and would hold the request up"),
     }
 }

@@ -20,7 +20,7 @@ fn memory_is_flat_under_steady_load() {
     proxy.cluster("otlp").serve(200, std::time::Duration::from_millis(5));
     let mut sizes = Vec::new();
     for round in 0..20 {
-        for number in 0..500 {
+        for number in 0..100 {
             proxy.request(get(format!("/{round}/{number}"))).respond(200).unwrap();
         }
         proxy.advance(secs(1)).unwrap();
@@ -36,7 +36,7 @@ fn memory_that_cannot_grow_ends_the_machine_and_not_the_test() {
     let now = proxy.memory_bytes(0);
     proxy.limit_memory(now);
     let trapped = (0..20_000).find_map(|number| {
-        proxy.request(get(format!("/{number}")).header("user-agent", "u".repeat(500))).respond(200).err()
+        proxy.request(get(format!("/{number}/{}?{}", "p".repeat(2000), "q".repeat(2000)))).respond(200).err()
     });
     let trace = format!("{:?}", trapped.expect("memory was allowed to grow"));
     assert!(proxy.has_failed(0));

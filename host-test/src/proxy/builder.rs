@@ -1,0 +1,121 @@
+//! What a proxy is started with.
+
+use std::rc::Rc;
+
+use serde_json::Value;
+use wasmtime::Result;
+
+use super::{Mode, Proxy};
+use crate::abi::PluginModule;
+use crate::vm::{Plugin, Vm};
+use crate::world::{Cel, LogLevel, Node, VmRole, World};
+
+/// What a proxy is started with.
+#[must_use]
+pub struct ProxyBuilder {
+    module: PluginModule,
+    configuration: Vec<u8>,
+    mode: Mode,
+    workers: usize,
+    seed: u64,
+    world: World,
+}
+
+/// 2025-06-01T12:00:00Z, where virtual time begins.
+const START_UNIX_NANOS: u64 = 1_748_779_200_000_000_000;
+
+impl ProxyBuilder {
+    pub(super) fn new(module: &PluginModule) -> Self {
+        let world = World {
+            now_unix_nanos: START_UNIX_NANOS,
+            started_unix_nanos: START_UNIX_NANOS,
+            ..World::default()
+        };
+        let builder = Self {
+            module: module.clone(),
+            configuration: Vec::new(),
+            mode: Mode::default(),
+            workers: 1,
+            seed: 0,
+            world,
+        };
+        builder.cluster("otlp")
+    }
+
+    /// The plugin's configuration.
+    pub fn config(self, configuration: Value) -> Self {
+        self.config_bytes(configuration.to_string())
+    }
+
+    /// The plugin's configuration as raw bytes, for one that is not JSON.
+    pub fn config_bytes(mut self, configuration: impl Into<Vec<u8>>) -> Self {
+        self.configuration = configuration.into();
+        self
+    }
+
+    /// Loads the plugin that way; as an access logger otherwise.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Runs that many workers; one otherwise.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Adds a cluster. `otlp` is there from the start.
+    pub fn cluster(mut self, name: &str) -> Self {
+        self.world.clusters.known.entry(name.to_owned()).or_default();
+        self
+    }
+
+    /// Sets `xds.node`'s id and cluster, which are empty otherwise.
+    pub fn node(mut self, id: &str, cluster: &str) -> Self {
+        self.world.node = Node { id: id.to_owned(), cluster: cluster.to_owned() };
+        self
+    }
+
+    /// Chooses what the CEL functions do.
+    pub fn cel(mut self, cel: Cel) -> Self {
+        self.world.cel = cel;
+        self
+    }
+
+    /// Sets the proxy's log level; `Info` otherwise.
+    pub fn log_level(mut self, level: LogLevel) -> Self {
+        self.world.log_level = level;
+        self
+    }
+
+    /// Seeds what the guest gets from `random_get`.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Tries the configuration in a canary, then starts the main thread's machine and the workers'.
+    ///
+    /// # Errors
+    /// When the plugin traps, or refuses its configuration: then the error has the end of the proxy's log.
+    pub fn start(self) -> Result<Proxy> {
+        let plugin = Rc::new(Plugin::new(self.configuration));
+        let mut proxy = Proxy {
+            module: self.module,
+            mode: self.mode,
+            seed: self.seed,
+            world: self.world,
+            vms: Vec::new(),
+            canaries: 0,
+        };
+        proxy.try_in_canary(&plugin)?;
+        let roles = std::iter::once(VmRole::Main).chain((0..self.workers).map(VmRole::Worker));
+        for role in roles {
+            let mut vm = Vm::new(&proxy.module, &mut proxy.world, role, proxy.seed)?;
+            proxy.world.configure(&mut vm, &plugin)?;
+            proxy.vms.push(vm);
+        }
+        Ok(proxy)
+    }
+}
