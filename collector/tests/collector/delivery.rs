@@ -34,7 +34,7 @@ fn gaps_in_a_senders_sequence_are_shown_over_both_signals() {
     let collector = Collector::start(data.path(), &[]);
     let send = |sequence: u64| {
         let batch_id = format!("{UUID}-{sequence}");
-        let answer = if sequence % 2 == 0 {
+        let answer = if sequence.is_multiple_of(2) {
             let point = point(T0, T0 + sequence * SECOND, vec![], &[0.1]);
             collector.metrics(&metrics_of(DELTA, vec![point]), Some(&batch_id))
         } else {
