@@ -10,6 +10,7 @@
 
 mod configuration;
 mod exactly_once;
+mod hostile;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
