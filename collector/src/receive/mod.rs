@@ -9,7 +9,6 @@
 //! whole way, since its sequence number would otherwise look lost.
 
 pub mod admission;
-pub mod encoding;
 pub mod refusal;
 
 use std::sync::Arc;
@@ -30,13 +29,14 @@ use tokio::sync::Semaphore;
 use crate::auth::Token;
 use crate::batch_id::{self, BatchId};
 use crate::clock::now_unix_nano;
+use crate::encoding::Encoding;
 use crate::otlp::{Signal, logs, metrics};
 use crate::self_metrics::SelfMetrics;
 use crate::store::inbox::Batch;
 use crate::writer::Queue;
 
 use admission::{Admission, Permit};
-use encoding::Encoding;
+
 use refusal::{PROTOBUF, Refusal, protobuf};
 
 /// How long a request's body may take to come.

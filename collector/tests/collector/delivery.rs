@@ -118,6 +118,30 @@ fn records_that_no_row_can_hold_are_set_aside_and_their_neighbours_are_stored() 
 }
 
 #[test]
+fn a_queued_batch_that_no_longer_decodes_is_set_aside_whole_and_blocks_nothing() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    // As if another version had let it in: one good record, and then nonsense.
+    let body = [prost::Message::encode_to_vec(&numbered("half", 1)), vec![0xff]].concat();
+    let mut connection = Connection::open(data.path().join("offpath.db")).unwrap();
+    let transaction = connection.transaction().unwrap();
+    transaction
+        .execute(
+            "INSERT INTO inbox (tenant, signal, received_unix_nano, encoding, decoded_bytes, records, body)
+             VALUES ('default', 'logs', 1, 'identity', length(?1), 3, ?1)",
+            [&body],
+        )
+        .unwrap();
+    let count = "UPDATE accounting SET received = 3, queued = 3, queued_bytes = ?1 WHERE signal = 'logs'";
+    transaction.execute(count, [body.len() as i64]).unwrap();
+    transaction.commit().unwrap();
+    eventually("the dead letter", || (collector.json("/api/accounting")["dead_lettered"] == 3).then_some(()));
+    assert_eq!(collector.logs(&numbered("good", 2), None).status, 200);
+    let expected = json!({"received": 5, "stored": 2, "deduplicated": 0, "dead_lettered": 3, "queued": 0});
+    assert_eq!(collector.settled(), expected);
+}
+
+#[test]
 fn a_point_that_the_database_refuses_is_set_aside_and_can_be_replayed() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
