@@ -1,3 +1,5 @@
+//! What becomes of batches, by the answers they get and the room they find.
+
 use super::*;
 
 const CUMULATIVE: Signal = Signal::Metrics { superseded_by_next: true };
