@@ -21,6 +21,8 @@ pub struct Origin {
     pub service: Option<String>,
     /// The scope's name.
     pub scope: Option<String>,
+    /// When the collector received them.
+    pub received_unix_nano: i64,
 }
 
 /// Writes one record.
@@ -43,8 +45,8 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
             TENANT,
             origin.resource_id,
             origin.scope,
-            // Zero means unknown: then the time at which somebody saw it is the best there is.
-            time.or(observed).unwrap_or(0),
+            // Zero means unknown: then the time at which somebody saw it, or we did, is the best there is.
+            time.or(observed).unwrap_or(origin.received_unix_nano),
             observed,
             id(&record.trace_id, 16),
             id(&record.span_id, 8),
