@@ -1,9 +1,9 @@
 //! Envoy's foreign functions for CEL: `expr_create`, `expr_evaluate`, `expr_delete`.
 //!
-//! In comes the guest's argument, out goes the bytes that Envoy returns. Expressions belong to the root context of the
-//! context that is being called. Where a string is not UTF-8 (Envoy's are bytes), it is a CEL `bytes` here, which
-//! encodes alike; searching such a value is an error here and is not in Envoy. Header names are looked up as they are
-//! written here, and in Envoy whatever their case.
+//! In comes the guest's argument, out go the bytes that Envoy returns. Expressions belong to the root context of the
+//! context that is being called. Three corners differ from Envoy on purpose, for the CEL crate's sake: a string that is
+//! not UTF-8 (Envoy's are bytes) is a CEL `bytes` here, which encodes alike but cannot be searched; header names are
+//! looked up as they are written, and in Envoy whatever their case; `type(…)` can be returned, and in Envoy cannot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
