@@ -58,12 +58,19 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
             text(&attributes, "url.path"),
             text(&attributes, "http.route"),
             attributes.get("http.response.status_code").and_then(Value::as_i64),
-            attributes.get("http.server.request.duration").and_then(Value::as_f64),
+            duration_seconds(&attributes),
             body,
             body_json,
             json(&attributes)?,
         ])?;
     Ok(())
+}
+
+/// The request's duration: on records of outbound listeners it is the client's.
+fn duration_seconds(attributes: &Attributes) -> Option<f64> {
+    ["http.server.request.duration", "http.client.request.duration"]
+        .iter()
+        .find_map(|name| attributes.get(*name).and_then(Value::as_f64))
 }
 
 /// Attributes as the JSON text that is stored.
