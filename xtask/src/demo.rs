@@ -52,8 +52,8 @@ pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
             played = play(&stage, options) => played,
             () = stopped => Ok(()),
         };
-        if let Err(error) = &played {
-            stage.explain(error);
+        if played.is_err() {
+            stage.explain();
         }
         stage.clear().await?;
         played

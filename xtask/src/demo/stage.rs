@@ -64,8 +64,7 @@ logs and data    {folder}
     }
 
     /// After a failure: what the processes said at last.
-    pub(super) fn explain(&self, error: &anyhow::Error) {
-        eprintln!("the demo failed: {error:#}");
+    pub(super) fn explain(&self) {
         for (name, log) in [("Envoy", self.envoy.log()), ("the collector", self.collector.log())] {
             let log = log.unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();

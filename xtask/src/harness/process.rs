@@ -59,12 +59,6 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, output })
     }
 
-    /// The process id, while it runs.
-    #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.child.id()
-    }
-
     /// Everything it has written so far, as far as it is UTF-8.
     ///
     /// # Errors
