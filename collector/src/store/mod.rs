@@ -1,33 +1,32 @@
-//! The data folder: one SQLite file with the queue, the rows and the accounting.
+//! The database: one SQLite file with the queue, the rows and the accounting.
 //!
-//! In: a folder. Out: connections, one that writes ([`crate::writer`]) and some that only read ([`crate::query`]).
-//! The file is never replaced: one that is corrupted, or that belongs to something else, is an error, and what was
-//! acknowledged stays in it for whoever repairs it.
+//! In: a folder, which [`folder`] looks after. Out: connections, one that writes ([`crate::writer`]) and some that only
+//! read ([`crate::query`]). The file is never replaced: one that is corrupted, lost, or that belongs to something else,
+//! is an error, and what was acknowledged stays in it for whoever repairs it.
 
 pub mod accounting;
 pub mod dead_letters;
 pub mod error;
+pub mod folder;
 pub mod inbox;
 pub mod logs;
 pub mod points;
 pub mod senders;
 
-use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use error::StoreError;
+pub use folder::Folder;
 
 /// The database's name within the data folder.
 pub const DATABASE_FILE: &str = "offpath.db";
-const LOCK_FILE: &str = "offpath.lock";
 /// `ofpa`, in the file's header: what tells our files from other SQLite files.
 const APPLICATION_ID: i32 = 0x6f66_7061;
 const SCHEMA_VERSION: i32 = 1;
-/// Larger files are not checked in full at startup; `offpath-collector check` does it.
-const QUICK_CHECK_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// How long to wait for another process (`dead-letters replay`) that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,6 +50,19 @@ pub enum OpenError {
     /// There is no database where one is needed.
     #[error("data folder `{0}` holds no {DATABASE_FILE}")]
     Missing(PathBuf),
+    /// The folder was in use, and its database is gone.
+    #[error(
+        "`{path}` is {found}, but `{witness}` says that the folder was in use: what was acknowledged is not there, and \
+         nothing was touched; put the file back, or start anew in an empty folder"
+    )]
+    Lost {
+        /// The database.
+        path: PathBuf,
+        /// `missing` or `empty`.
+        found: &'static str,
+        /// The file that says so.
+        witness: PathBuf,
+    },
     /// The file is SQLite's, but not ours.
     #[error("`{path}` is not an offpath database (application id `{found:#x}`): it is left as it is")]
     Foreign {
@@ -93,59 +105,12 @@ pub enum OpenError {
     },
 }
 
-/// A data folder that this process alone serves, for as long as this lives.
-#[derive(Debug)]
-pub struct Folder {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl Folder {
-    /// Creates the folder when it is missing, and takes its lock.
-    ///
-    /// # Errors
-    /// [`OpenError::Io`], or [`OpenError::InUse`].
-    pub fn lock(path: &Path) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(io)?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK_FILE))
-            .map_err(io)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(io(source)),
-        }
-    }
-
-    /// Opens the database to write, creating it in an empty folder, and checks that it is sound.
-    ///
-    /// # Errors
-    /// Any of [`OpenError`].
-    pub fn open(&self) -> Result<Connection, OpenError> {
-        let path = self.path.join(DATABASE_FILE);
-        let connection = open_writable(&path, OpenFlags::SQLITE_OPEN_CREATE)?;
-        let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
-        if size <= QUICK_CHECK_MAX_BYTES {
-            check(&connection, &path, "quick_check")?;
-        }
-        // The names of new files are durable only when their folder is.
-        File::open(&self.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
-        Ok(connection)
-    }
-}
-
 /// Opens an existing database to write, beside a running collector or without one.
 ///
 /// # Errors
 /// Any of [`OpenError`].
 pub fn open_existing(folder: &Path) -> Result<Connection, OpenError> {
-    open_writable(&existing(folder)?, OpenFlags::empty())
+    open_writable(&existing(folder)?, Create::No)
 }
 
 /// Opens an existing database to read.
@@ -170,17 +135,32 @@ pub fn check_folder(folder: &Path) -> Result<(), OpenError> {
     check(&open_existing(folder)?, &existing(folder)?, "integrity_check")
 }
 
+/// The database in `folder`. An empty file is refused before SQLite sees it: SQLite would take it for a new database,
+/// and throw away the write-ahead log beside it.
 fn existing(folder: &Path) -> Result<PathBuf, OpenError> {
     let path = folder.join(DATABASE_FILE);
-    if path.exists() { Ok(path) } else { Err(OpenError::Missing(folder.to_owned())) }
+    match std::fs::metadata(&path) {
+        Ok(file) if file.len() == 0 => Err(OpenError::Corrupted { path, reason: "it is empty".to_owned() }),
+        Ok(_) => Ok(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(OpenError::Missing(folder.to_owned())),
+        Err(source) => Err(OpenError::Io { path, source }),
+    }
 }
 
-fn open_writable(path: &Path, create: OpenFlags) -> Result<Connection, OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+/// Whether a database may be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Create {
+    Yes,
+    No,
+}
+
+fn open_writable(path: &Path, create: Create) -> Result<Connection, OpenError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create == Create::Yes);
     let open = || -> Result<Result<Connection, OpenError>, rusqlite::Error> {
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        if let Err(error) = identify(&mut connection, path)? {
+        if let Err(error) = identify(&mut connection, path, create)? {
             return Ok(Err(error));
         }
         let mode: String =
@@ -203,8 +183,12 @@ fn open_writable(path: &Path, create: OpenFlags) -> Result<Connection, OpenError
     })
 }
 
-/// Tells our file from others by its header, and fills an empty one.
-fn identify(connection: &mut Connection, path: &Path) -> rusqlite::Result<Result<(), OpenError>> {
+/// Tells our file from others by its header, and fills an empty one where that is allowed.
+fn identify(
+    connection: &mut Connection,
+    path: &Path,
+    create: Create,
+) -> rusqlite::Result<Result<(), OpenError>> {
     let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
     let (application_id, version) = (number("application_id")?, number("user_version")?);
     if application_id == APPLICATION_ID {
@@ -216,6 +200,12 @@ fn identify(connection: &mut Connection, path: &Path) -> rusqlite::Result<Result
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables > 0 || application_id != 0 || version != 0 {
         return Ok(Err(OpenError::Foreign { path: path.to_owned(), found: application_id }));
+    }
+    if create == Create::No {
+        return Ok(Err(OpenError::Corrupted {
+            path: path.to_owned(),
+            reason: "it has no tables".to_owned(),
+        }));
     }
     // One transaction: a crash in the middle leaves an empty file, not half a schema.
     let transaction = connection.transaction()?;

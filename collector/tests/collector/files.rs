@@ -1,6 +1,8 @@
 //! The data folder: damaged, foreign, locked and missing files are reported and left as they are.
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -59,6 +61,125 @@ fn a_corrupted_file_is_reported_and_left_as_it_is() {
     std::fs::write(&file, &sound).unwrap();
     let collector = Collector::start(data.path(), &[]);
     assert_eq!(collector.settled()["stored"], 2000);
+}
+
+/// The names and bytes of a folder's files.
+fn contents(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn a_lost_database_is_reported_and_nothing_is_begun_in_its_place() {
+    for (what, found) in [("emptied", "is empty"), ("deleted", "is missing")] {
+        // Killed under load, so that its write-ahead log holds what was acknowledged.
+        for witnesses in [&["offpath.lock"][..], &["offpath.db-wal", "offpath.db-shm"], &["offpath.db-shm"]] {
+            let data = tempdir().unwrap();
+            let mut collector = Collector::start(data.path(), &[]);
+            assert_eq!(collector.logs(&numbered("acknowledged", 100), None).status, 200);
+            collector.kill();
+            let file = data.path().join("offpath.db");
+            match what {
+                "emptied" => std::fs::write(&file, "").unwrap(),
+                _ => std::fs::remove_file(&file).unwrap(),
+            }
+            for name in ["offpath.lock", "offpath.db-wal", "offpath.db-shm"] {
+                if !witnesses.contains(&name) {
+                    std::fs::remove_file(data.path().join(name)).unwrap();
+                }
+            }
+            let mut before = contents(data.path());
+            let error = refused(data.path());
+            assert!(error.contains(found) && error.contains("the folder was in use"), "{what}: {error}");
+            assert!(error.contains(witnesses[0]), "{what}: {error}");
+            before.entry("offpath.lock".into()).or_default();
+            assert!(contents(data.path()) == before, "{what} {witnesses:?}: a file was changed");
+            for command in [&["check"][..], &["dead-letters", "list"], &["dead-letters", "replay", "--all"]] {
+                let folder = ["--data", data.path().to_str().unwrap()];
+                let arguments: Vec<&str> = command.iter().copied().chain(folder).collect();
+                assert!(!run(&arguments).0, "{what} {command:?}");
+                assert!(contents(data.path()) == before, "{what} {command:?}: a file was changed");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_database_without_tables_is_filled_in_a_fresh_folder_only() {
+    let data = filled();
+    let file = data.path().join("offpath.db");
+    std::fs::remove_file(&file).unwrap();
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE t (a); DROP TABLE t; VACUUM").unwrap();
+    let before = std::fs::read(&file).unwrap();
+    assert!(!before.is_empty());
+    let error = refused(data.path());
+    assert!(error.contains("is corrupted and is left as it is: it has no tables"), "{error}");
+    assert!(std::fs::read(&file).unwrap() == before);
+    std::fs::write(data.path().join("offpath.lock"), "").unwrap();
+    assert_eq!(Collector::start(data.path(), &[]).get("/readyz").status, 200);
+}
+
+#[test]
+fn a_folder_whose_creation_was_killed_at_any_step_starts_again() {
+    need_strace();
+    let files = ["offpath.lock", "offpath.db", "offpath.db-journal", "offpath.db-wal", "offpath.db-shm"];
+    let mut killed = 0;
+    for step in 1.. {
+        let data = tempdir().unwrap();
+        let folder = data.path().join("data");
+        let calls = "openat,write,pwrite64,fsync,fdatasync,ftruncate,unlink";
+        let inject = format!("inject={calls}:signal=KILL:when={step}");
+        let output = data.path().join("trace");
+        let mut words = vec!["strace", "-D", "-f", "-o", output.to_str().unwrap(), "-e", &inject];
+        let paths = files.map(|name| folder.join(name).into_os_string().into_string().unwrap());
+        paths.iter().for_each(|path| words.extend(["-P", path]));
+        let mut child = serve(&words, &folder, &[]).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let listening = !line.is_empty();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Nothing was acknowledged, and nothing keeps the folder from being used.
+        let collector = Collector::start(&folder, &[]);
+        assert_eq!(collector.logs(&numbered("a", 1), None).status, 200, "step {step}");
+        assert_eq!(collector.settled()["stored"], 1, "step {step}");
+        if listening {
+            break;
+        }
+        killed = step;
+    }
+    // At least: the files are opened, the schema is written and synced, and so is the witness.
+    assert!(killed >= 10, "only {killed} steps were met");
+}
+
+#[test]
+fn a_database_from_before_the_witness_keeps_its_records_and_gets_one() {
+    let data = filled();
+    let lock = data.path().join("offpath.lock");
+    std::fs::write(&lock, "").unwrap();
+    assert_eq!(Collector::start(data.path(), &[]).settled()["stored"], 2000);
+    assert_eq!(std::fs::read_to_string(&lock).unwrap(), "initialised\n");
+}
+
+#[test]
+fn a_new_folder_is_synced_with_those_above_it_before_it_is_used() {
+    need_strace();
+    let data = tempdir().unwrap();
+    let base = data.path().canonicalize().unwrap();
+    let trace = base.join("trace");
+    let words = ["strace", "-D", "-f", "-y", "-e", "trace=fsync,write", "-o", trace.to_str().unwrap()];
+    let _collector = Collector::start_as(&words, &base.join("a/b"), &[]);
+    let text = eventually("the witness in the trace", || {
+        let text = std::fs::read_to_string(&trace).ok()?;
+        text.contains("otlp-http listening on").then_some(text)
+    });
+    let position = |what: String| text.find(&what).unwrap_or_else(|| panic!("no {what} in {text}"));
+    let witness = position("initialised".to_owned());
+    for folder in ["", "/a", "/a/b"] {
+        assert!(position(format!("{}{folder}>) ", base.display())) < witness, "{folder}: {text}");
+    }
+    let synced = position("a/b/offpath.lock>)".to_owned());
+    assert!(witness < synced && synced < position("otlp-http listening on".to_owned()), "{text}");
 }
 
 #[test]

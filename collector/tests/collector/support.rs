@@ -36,6 +36,15 @@ pub(crate) fn eventually<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// Fails with instructions when there is no strace.
+pub(crate) fn need_strace() {
+    let found = Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success());
+    assert!(
+        found,
+        "this test needs strace (`apt-get install strace`) and the permission to trace processes (ptrace)"
+    );
+}
+
 /// A collector that runs; killed when it is dropped.
 pub(crate) struct Collector {
     child: Child,

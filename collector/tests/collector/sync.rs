@@ -2,21 +2,11 @@
 //! process leaves its unsynced writes to the kernel, and so proves nothing about them.
 
 use std::path::Path;
-use std::process::Command;
 
 use rusqlite::Connection;
 use tempfile::tempdir;
 
 use crate::support::*;
-
-/// Fails with instructions when there is no strace.
-fn need_strace() {
-    let found = Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success());
-    assert!(
-        found,
-        "this test needs strace (`apt-get install strace`) and the permission to trace processes (ptrace)"
-    );
-}
 
 /// What the kernel saw, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
