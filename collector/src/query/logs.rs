@@ -7,14 +7,16 @@ use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Row, params_from_iter};
 use serde::Serialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::QueryError;
 use crate::clock::rfc3339;
 
 /// The largest page, in records.
 pub const MAX_LIMIT: usize = 1000;
-/// The largest page in bytes of bodies and attributes, but for its first record: a page that would be larger ends early.
+/// The largest page in bytes of its records' JSON, but for its first record: a page that would be larger ends early.
+/// What the answer takes is what counts: text grows when it is escaped, and SQLite's `length` counts characters, up to
+/// a NUL.
 pub const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which records are asked for; what is `None` does not filter.
@@ -79,8 +81,8 @@ pub struct Record {
 /// A page of records.
 #[derive(Debug, Serialize)]
 pub struct Page {
-    /// The records, newest first.
-    pub records: Vec<Record>,
+    /// The records as JSON ([`Record`]), newest first.
+    pub records: Vec<Box<RawValue>>,
     /// Where the next page starts; `null` when this is the last.
     pub next_cursor: Option<String>,
 }
@@ -98,13 +100,14 @@ pub fn page(connection: &Connection, filter: &Filter) -> Result<Page, QueryError
     let mut page = Page { records: Vec::new(), next_cursor: None };
     let (mut last, mut bytes) = (None, 0_usize);
     while let Some(row) = rows.next()? {
-        bytes = bytes.saturating_add(usize::try_from(row.get::<_, i64>(10)?).unwrap_or(usize::MAX));
+        let record = to_raw_value(&record(row)?).map_err(unreadable)?;
+        bytes = bytes.saturating_add(record.get().len());
         if page.records.len() == filter.limit || (last.is_some() && bytes > MAX_PAGE_BYTES) {
             page.next_cursor = last.map(Cursor::to_text);
             break;
         }
         last = Some(Cursor { time_unix_nano: row.get(0)?, id: row.get(1)? });
-        page.records.push(record(row)?);
+        page.records.push(record);
     }
     Ok(page)
 }
@@ -145,20 +148,17 @@ fn select(filter: &Filter) -> (String, Vec<SqlValue>) {
     let condition = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
     let sql = format!(
         "SELECT time_unix_nano, logs.id, trace_id, span_id, severity_number, severity_text, body, body_json,
-         resources.attributes, logs.attributes, length(resources.attributes) + length(logs.attributes)
-         + coalesce(length(body), length(body_json), 0) FROM logs JOIN resources ON resources.id = resource_id
+         resources.attributes, logs.attributes FROM logs JOIN resources ON resources.id = resource_id
          WHERE {condition} ORDER BY time_unix_nano DESC, logs.id DESC LIMIT ?"
     );
     (sql, parameters)
 }
 
 fn record(row: &Row<'_>) -> Result<Record, QueryError> {
-    let stored =
-        |error: serde_json::Error| QueryError::Store(format!("a stored record is not JSON: {error}"));
     let body: (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
     let body = match body {
         (Some(text), _) => Value::from(text),
-        (None, Some(json)) => serde_json::from_str(&json).map_err(stored)?,
+        (None, Some(json)) => serde_json::from_str(&json).map_err(unreadable)?,
         (None, None) => Value::Null,
     };
     Ok(Record {
@@ -167,9 +167,13 @@ fn record(row: &Row<'_>) -> Result<Record, QueryError> {
         span_id: hex(row.get(3)?),
         severity: severity(row.get(4)?, row.get(5)?),
         body,
-        resource: RawValue::from_string(row.get(8)?).map_err(stored)?,
-        attributes: RawValue::from_string(row.get(9)?).map_err(stored)?,
+        resource: RawValue::from_string(row.get(8)?).map_err(unreadable)?,
+        attributes: RawValue::from_string(row.get(9)?).map_err(unreadable)?,
     })
+}
+
+fn unreadable(error: serde_json::Error) -> QueryError {
+    QueryError::Store(format!("a stored record is not JSON: {error}"))
 }
 
 fn hex(bytes: Option<Vec<u8>>) -> String {

@@ -140,6 +140,28 @@ fn a_page_of_large_records_ends_early_and_goes_on() {
 }
 
 #[test]
+fn a_page_is_bounded_by_what_it_takes_whatever_the_characters() {
+    let nul_first = format!("\0{}", "a".repeat(900_000));
+    let wide = "\u{1f600}".repeat(225_000);
+    let escaped = "\u{1}".repeat(150_000);
+    let severity = LogRecord { severity_text: "s".repeat(900_000), ..record("") };
+    let named = [("nul", record(&nul_first)), ("wide", record(&wide)), ("escaped", record(&escaped))];
+    for (what, record) in named.into_iter().chain([("severity", severity)]) {
+        let data = tempdir().unwrap();
+        let collector = Collector::start(data.path(), &[]);
+        for _ in 0..2 {
+            assert_eq!(collector.logs(&logs_of(vec![record.clone(); 10]), None).status, 200);
+        }
+        collector.settled();
+        let answer = collector.get("/api/logs?limit=1000");
+        // Its frame around the records is small.
+        assert!(answer.body.len() <= (16 << 20) + 1000, "{what}: {} bytes", answer.body.len());
+        let page: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(page["records"].as_array().unwrap().len(), 18, "{what}");
+    }
+}
+
+#[test]
 fn limits_are_exact_and_mistakes_are_named() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
