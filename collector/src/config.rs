@@ -1,10 +1,12 @@
 //! The configuration: flags, or the same names in a TOML file.
 //!
 //! In: the command line and, with `--config`, a file; a flag wins over the file. Out: a checked [`Config`]. Unknown
-//! keys, wrong types and values out of range are errors that name the key, the value and what is allowed.
+//! keys, wrong types and numbers out of range are errors that name the key, the value and what is allowed.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -35,19 +37,19 @@ pub struct Settings {
     /// Listen off loopback without a token
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub insecure: Option<bool>,
-    /// Largest request, as it comes [default: 16777216]
+    /// Largest request, as it comes: 1024 to 536870912 [default: 16777216]
     #[arg(long, value_name = "BYTES")]
     pub max_request_bytes: Option<u64>,
-    /// Largest request after decompression [default: 67108864]
+    /// Largest request after decompression: 1024 to 536870912 [default: 67108864]
     #[arg(long, value_name = "BYTES")]
     pub max_decompressed_bytes: Option<u64>,
-    /// Queued bytes from which on requests are refused with 503 [default: 1073741824]
+    /// Queued bytes from which on requests are refused with 503: 65536 to 1125899906842624 [default: 1073741824]
     #[arg(long, value_name = "BYTES")]
     pub max_queue_bytes: Option<u64>,
-    /// Free disk below which requests are refused with 503 [default: 268435456]
+    /// Free disk below which requests are refused with 503: 0 to 1125899906842624 [default: 268435456]
     #[arg(long, value_name = "BYTES")]
     pub min_free_disk_bytes: Option<u64>,
-    /// How long the queue is drained after SIGTERM; the rest waits for the next start [default: 10000]
+    /// How long the queue is drained after SIGTERM, the rest waits for the next start: 0 to 3600000 [default: 10000]
     #[arg(long, value_name = "MS")]
     pub shutdown_timeout_ms: Option<u64>,
 }
@@ -72,7 +74,51 @@ pub struct Config {
     /// Free disk below which requests are refused.
     pub min_free_disk_bytes: u64,
     /// How long the queue is drained when the collector is told to end.
-    pub shutdown_timeout_ms: u64,
+    pub shutdown_timeout: Duration,
+}
+
+/// A number that can be set: what it is when it is not, and what is allowed.
+struct Number {
+    name: &'static str,
+    default: u64,
+    allowed: RangeInclusive<u64>,
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const PIB: u64 = 1024 * 1024 * 1024 * MIB;
+/// SQLite holds no value of more than a billion bytes.
+const REQUEST_BYTES: RangeInclusive<u64> = KIB..=512 * MIB;
+
+const MAX_REQUEST_BYTES: Number =
+    Number { name: "max_request_bytes", default: 16 * MIB, allowed: REQUEST_BYTES };
+const MAX_DECOMPRESSED_BYTES: Number =
+    Number { name: "max_decompressed_bytes", default: 64 * MIB, allowed: REQUEST_BYTES };
+const MAX_QUEUE_BYTES: Number =
+    Number { name: "max_queue_bytes", default: 1024 * MIB, allowed: 64 * KIB..=PIB };
+const MIN_FREE_DISK_BYTES: Number =
+    Number { name: "min_free_disk_bytes", default: 256 * MIB, allowed: 0..=PIB };
+const SHUTDOWN_TIMEOUT_MS: Number =
+    Number { name: "shutdown_timeout_ms", default: 10_000, allowed: 0..=3_600_000 };
+
+impl Number {
+    fn check(&self, value: Option<u64>) -> Result<u64, String> {
+        let value = value.unwrap_or(self.default);
+        if self.allowed.contains(&value) {
+            return Ok(value);
+        }
+        let (name, least, most) = (self.name, self.allowed.start(), self.allowed.end());
+        Err(format!("{name} `{value}` is out of range: {least} to {most} is allowed"))
+    }
+
+    fn size(&self, value: Option<u64>) -> Result<usize, String> {
+        let value = self.check(value)?;
+        usize::try_from(value).map_err(|_| format!("{} `{value}` is too large for this machine", self.name))
+    }
+
+    fn milliseconds(&self, value: Option<u64>) -> Result<Duration, String> {
+        self.check(value).map(Duration::from_millis)
+    }
 }
 
 impl Settings {
@@ -129,11 +175,11 @@ impl Settings {
             http,
             data: self.data.ok_or("data is missing: a folder for the database is needed")?,
             token: token.unwrap_or_default(),
-            max_request_bytes: size("max_request_bytes", self.max_request_bytes, 16)?,
-            max_decompressed_bytes: size("max_decompressed_bytes", self.max_decompressed_bytes, 64)?,
-            max_queue_bytes: self.max_queue_bytes.unwrap_or(1024 * 1024 * 1024),
-            min_free_disk_bytes: self.min_free_disk_bytes.unwrap_or(256 * 1024 * 1024),
-            shutdown_timeout_ms: self.shutdown_timeout_ms.unwrap_or(10_000),
+            max_request_bytes: MAX_REQUEST_BYTES.size(self.max_request_bytes)?,
+            max_decompressed_bytes: MAX_DECOMPRESSED_BYTES.size(self.max_decompressed_bytes)?,
+            max_queue_bytes: MAX_QUEUE_BYTES.check(self.max_queue_bytes)?,
+            min_free_disk_bytes: MIN_FREE_DISK_BYTES.check(self.min_free_disk_bytes)?,
+            shutdown_timeout: SHUTDOWN_TIMEOUT_MS.milliseconds(self.shutdown_timeout_ms)?,
         })
     }
 }
@@ -144,20 +190,6 @@ fn only(name: &str, value: Option<&str>, allowed: &str) -> Result<(), String> {
             Err(format!("{name} `{value}` is not supported: `{allowed}` is allowed"))
         }
         _ => Ok(()),
-    }
-}
-
-fn size(name: &str, bytes: Option<u64>, default_mib: u64) -> Result<usize, String> {
-    // SQLite holds no value of more than a billion bytes.
-    const ALLOWED: std::ops::RangeInclusive<u64> = 1024..=512 * 1024 * 1024;
-    let bytes = bytes.unwrap_or(default_mib * 1024 * 1024);
-    match usize::try_from(bytes) {
-        Ok(size) if ALLOWED.contains(&bytes) => Ok(size),
-        _ => Err(format!(
-            "{name} `{bytes}` is out of range: {} to {} is allowed",
-            ALLOWED.start(),
-            ALLOWED.end()
-        )),
     }
 }
 
@@ -187,12 +219,7 @@ mod tests {
             ("http = 'localhost'", "invalid socket address"),
             ("http = '0.0.0.0:1'", "http `0.0.0.0:1` is reachable from other machines"),
             ("otlp_http = '[::]:1'", "otlp_http `[::]:1` is reachable"),
-            (
-                "max_request_bytes = 1023",
-                "max_request_bytes `1023` is out of range: 1024 to 536870912 is allowed",
-            ),
             ("max_request_bytes = -1", "max_request_bytes"),
-            ("max_decompressed_bytes = 536870913", "max_decompressed_bytes `536870913` is out of range"),
             ("insecure = 'yes'", "insecure"),
             ("token_file = '/nowhere/token'", "token file `/nowhere/token`"),
         ];
@@ -203,10 +230,39 @@ mod tests {
     }
 
     #[test]
+    fn every_number_has_a_range_which_the_help_tells() {
+        use clap::Args;
+        let help = Settings::augment_args(clap::Command::new("serve")).render_long_help().to_string();
+        let numbers = [
+            MAX_REQUEST_BYTES,
+            MAX_DECOMPRESSED_BYTES,
+            MAX_QUEUE_BYTES,
+            MIN_FREE_DISK_BYTES,
+            SHUTDOWN_TIMEOUT_MS,
+        ];
+        let placeholders = help.matches("<BYTES>").count() + help.matches("<MS>").count();
+        assert_eq!(numbers.len(), placeholders, "each number is checked here");
+        for Number { name, default, allowed } in numbers {
+            let flag = format!("--{} ", name.replace('_', "-"));
+            let text = help.split(&flag).nth(1).unwrap().lines().nth(1).unwrap().trim();
+            let (least, most) = (*allowed.start(), *allowed.end());
+            assert!(text.ends_with(&format!(": {least} to {most} [default: {default}]")), "{name}: {text}");
+            for value in [least.checked_sub(1), Some(most + 1)].into_iter().flatten() {
+                let error = resolve(&format!("{name} = {value}")).unwrap_err();
+                let expected = format!("{name} `{value}` is out of range: {least} to {most} is allowed");
+                assert_eq!(error, expected);
+            }
+            for value in [least, default, most] {
+                resolve(&format!("{name} = {value}")).unwrap();
+            }
+        }
+    }
+
+    #[test]
     fn flags_win_over_the_file() {
-        let flags = Settings { max_queue_bytes: Some(1), ..Settings::default() };
-        let file = Settings { max_queue_bytes: Some(2), data: Some("d".into()), ..Settings::default() };
-        assert_eq!(flags.or(file).resolve().unwrap().max_queue_bytes, 1);
+        let flags = Settings { max_queue_bytes: Some(100_000), ..Settings::default() };
+        let file = Settings { max_queue_bytes: Some(200_000), data: Some("d".into()), ..Settings::default() };
+        assert_eq!(flags.or(file).resolve().unwrap().max_queue_bytes, 100_000);
     }
 
     #[test]

@@ -118,7 +118,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
         return outcome;
     }
     tracing::info!("told to end: finishing what is under way");
-    let deadline = Instant::now() + Duration::from_millis(config.shutdown_timeout_ms);
+    let deadline = Instant::now() + config.shutdown_timeout;
     // Nobody is left to hear it when the listeners have failed.
     let _ = close.send(true);
     let finished = async {

@@ -1,5 +1,8 @@
 //! What the door answers.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::metrics::v1::{Gauge, Metric, NumberDataPoint, metric};
@@ -156,25 +159,40 @@ fn too_many_records_are_refused_however_small_they_are() {
     assert_eq!(collector.logs(&logs_of(records), None).status, 413);
 }
 
+/// Sends the head of a request for `length` bytes, and no body.
+fn announce(collector: &Collector, length: usize) -> TcpStream {
+    let address = collector.otlp.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "POST /v1/logs HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-protobuf\r\n\
+         content-length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    stream
+}
+
 #[test]
-fn a_full_queue_and_a_full_disk_say_when_to_come_again() {
-    for flags in [["--max-queue-bytes", "0"], ["--min-free-disk-bytes", "9223372036854775807"]] {
-        let data = tempdir().unwrap();
-        let file = data.path().join("config.toml");
-        // In a file, since `--min-free-disk-bytes` is among the flags of every test.
-        std::fs::write(&file, format!("{} = {}\n", flags[0][2..].replace('-', "_"), flags[1])).unwrap();
-        let command = std::process::Command::new(PROGRAM)
-            .args(["serve", "--otlp-http", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
-            .arg(data.path())
-            .arg("--config")
-            .arg(&file)
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let collector = Collector::attach(command);
-        let answer = collector.logs(&numbered("a", 1), None);
-        assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{flags:?}");
-    }
+fn a_full_queue_says_when_to_come_again() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &["--max-queue-bytes", "65536"]);
+    // What is being received counts: this takes all the room there is.
+    let _receiving = announce(&collector, 65536);
+    let answer = eventually("a refusal", || {
+        Some(collector.logs(&numbered("a", 1), None)).filter(|answer| answer.status != 200)
+    });
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{}", answer.text());
+    assert!(answer.text().contains("at most 65536 may"), "{}", answer.text());
+}
+
+#[test]
+fn a_full_disk_says_when_to_come_again() {
+    let data = tempdir().unwrap();
+    // More than any disk has.
+    let collector = Collector::start(data.path(), &["--min-free-disk-bytes", "1125899906842624"]);
+    let answer = collector.logs(&numbered("a", 1), None);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{}", answer.text());
+    assert!(answer.text().contains("at least 1125899906842624 must be"), "{}", answer.text());
 }
 
 #[test]
