@@ -49,6 +49,9 @@ pub struct Settings {
     /// Free disk below which requests are refused with 503: 0 to 1125899906842624 [default: 268435456]
     #[arg(long, value_name = "BYTES")]
     pub min_free_disk_bytes: Option<u64>,
+    /// How long a request's body may take to come, before it is refused with 503: 1 to 3600000 [default: 30000]
+    #[arg(long, value_name = "MS")]
+    pub body_timeout_ms: Option<u64>,
     /// How long the queue is drained after SIGTERM, the rest waits for the next start: 0 to 3600000 [default: 10000]
     #[arg(long, value_name = "MS")]
     pub shutdown_timeout_ms: Option<u64>,
@@ -73,6 +76,8 @@ pub struct Config {
     pub max_queue_bytes: u64,
     /// Free disk below which requests are refused.
     pub min_free_disk_bytes: u64,
+    /// How long a request's body may take to come.
+    pub body_timeout: Duration,
     /// How long the queue is drained when the collector is told to end.
     pub shutdown_timeout: Duration,
 }
@@ -98,6 +103,7 @@ const MAX_QUEUE_BYTES: Number =
     Number { name: "max_queue_bytes", default: 1024 * MIB, allowed: 64 * KIB..=PIB };
 const MIN_FREE_DISK_BYTES: Number =
     Number { name: "min_free_disk_bytes", default: 256 * MIB, allowed: 0..=PIB };
+const BODY_TIMEOUT_MS: Number = Number { name: "body_timeout_ms", default: 30_000, allowed: 1..=3_600_000 };
 const SHUTDOWN_TIMEOUT_MS: Number =
     Number { name: "shutdown_timeout_ms", default: 10_000, allowed: 0..=3_600_000 };
 
@@ -147,6 +153,7 @@ impl Settings {
             max_decompressed_bytes: self.max_decompressed_bytes.or(other.max_decompressed_bytes),
             max_queue_bytes: self.max_queue_bytes.or(other.max_queue_bytes),
             min_free_disk_bytes: self.min_free_disk_bytes.or(other.min_free_disk_bytes),
+            body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
             shutdown_timeout_ms: self.shutdown_timeout_ms.or(other.shutdown_timeout_ms),
         }
     }
@@ -179,6 +186,7 @@ impl Settings {
             max_decompressed_bytes: MAX_DECOMPRESSED_BYTES.size(self.max_decompressed_bytes)?,
             max_queue_bytes: MAX_QUEUE_BYTES.check(self.max_queue_bytes)?,
             min_free_disk_bytes: MIN_FREE_DISK_BYTES.check(self.min_free_disk_bytes)?,
+            body_timeout: BODY_TIMEOUT_MS.milliseconds(self.body_timeout_ms)?,
             shutdown_timeout: SHUTDOWN_TIMEOUT_MS.milliseconds(self.shutdown_timeout_ms)?,
         })
     }
@@ -238,6 +246,7 @@ mod tests {
             MAX_DECOMPRESSED_BYTES,
             MAX_QUEUE_BYTES,
             MIN_FREE_DISK_BYTES,
+            BODY_TIMEOUT_MS,
             SHUTDOWN_TIMEOUT_MS,
         ];
         let placeholders = help.matches("<BYTES>").count() + help.matches("<MS>").count();

@@ -39,9 +39,7 @@ use admission::{Admission, Permit};
 
 use refusal::{PROTOBUF, Refusal, protobuf};
 
-/// How long a request's body may take to come.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the body of a refused request is read and thrown away, so that its sender gets to read the answer.
+/// How long the body of a refused request is read and thrown away at most, so that its sender gets to read the answer.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the door needs.
@@ -59,6 +57,8 @@ pub struct Door {
     pub max_request_bytes: usize,
     /// The largest body, after decompression.
     pub max_decompressed_bytes: usize,
+    /// How long a body may take to come.
+    pub body_timeout: Duration,
     /// How many requests are decompressed and checked at the same time: each may take a multiple of its size.
     pub decoders: Arc<Semaphore>,
 }
@@ -155,8 +155,8 @@ impl Door {
             }
             Ok(bytes.freeze())
         };
-        let slow = |_| Refusal::Slow { seconds: BODY_TIMEOUT.as_secs() };
-        tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(slow)?
+        let slow = |_| Refusal::Slow { milliseconds: self.body_timeout.as_millis() };
+        tokio::time::timeout(self.body_timeout, read).await.map_err(slow)?
     }
 
     /// Decompresses and decodes the request: what passes here can be decoded again when it is stored.
@@ -233,7 +233,7 @@ impl Door {
             }
         };
         // Whether it came to its end does not matter.
-        let _ = tokio::time::timeout(DISCARD_TIMEOUT, read).await;
+        let _ = tokio::time::timeout(DISCARD_TIMEOUT.min(self.body_timeout), read).await;
     }
 }
 

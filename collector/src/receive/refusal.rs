@@ -52,10 +52,10 @@ pub enum Refusal {
     #[error("the body could not be read to its end: {0}")]
     Body(String),
     /// The body did not come in time.
-    #[error("the body did not come within {seconds} s")]
+    #[error("the body did not come within {milliseconds} ms")]
     Slow {
         /// How long was waited.
-        seconds: u64,
+        milliseconds: u128,
     },
     /// Too much is being received at once.
     #[error("{bytes} bytes are being received already")]
@@ -113,7 +113,8 @@ impl Refusal {
     #[must_use]
     pub fn retry_after_seconds(&self) -> Option<u64> {
         match self {
-            Self::Busy { .. } | Self::ShuttingDown => Some(1),
+            // What went wrong on the way may come whole the next time.
+            Self::Body(_) | Self::Slow { .. } | Self::Busy { .. } | Self::ShuttingDown => Some(1),
             Self::QueueFull { .. } | Self::DiskFull { .. } | Self::Unavailable(_) => Some(5),
             _ => None,
         }
@@ -122,7 +123,6 @@ impl Refusal {
     /// Status, label, and gRPC's code for the body.
     fn kind(&self) -> (StatusCode, &'static str, i32) {
         const INVALID_ARGUMENT: i32 = 3;
-        const DEADLINE_EXCEEDED: i32 = 4;
         const NOT_FOUND: i32 = 5;
         const RESOURCE_EXHAUSTED: i32 = 8;
         const UNIMPLEMENTED: i32 = 12;
@@ -142,8 +142,8 @@ impl Refusal {
             }
             Self::Decode(DecodeError::Gzip(_)) => (StatusCode::BAD_REQUEST, "gzip", INVALID_ARGUMENT),
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed", INVALID_ARGUMENT),
-            Self::Body(_) => (StatusCode::BAD_REQUEST, "body", INVALID_ARGUMENT),
-            Self::Slow { .. } => (StatusCode::REQUEST_TIMEOUT, "slow", DEADLINE_EXCEEDED),
+            Self::Body(_) => (StatusCode::SERVICE_UNAVAILABLE, "body", UNAVAILABLE),
+            Self::Slow { .. } => (StatusCode::SERVICE_UNAVAILABLE, "slow", UNAVAILABLE),
             Self::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, "busy", UNAVAILABLE),
             Self::QueueFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "queue_full", UNAVAILABLE),
             Self::DiskFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk_full", UNAVAILABLE),

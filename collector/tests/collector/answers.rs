@@ -1,6 +1,6 @@
 //! What the door answers.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
@@ -183,6 +183,34 @@ fn a_full_queue_says_when_to_come_again() {
     });
     assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{}", answer.text());
     assert!(answer.text().contains("at most 65536 may"), "{}", answer.text());
+}
+
+/// What is answered, until the connection is closed.
+fn answer(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_or_not_whole_is_to_be_sent_again() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &["--body-timeout-ms", "50"]);
+    let mut slow = announce(&collector, 1000);
+    slow.write_all(b"half a body").unwrap();
+    let slow = answer(slow);
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let mut cut = announce(&collector, 1000);
+    cut.write_all(b"half a body").unwrap();
+    cut.shutdown(std::net::Shutdown::Write).unwrap();
+    let cut = answer(cut);
+    for (answer, reason) in [(slow, "did not come within 50 ms"), (cut, "could not be read to its end")] {
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(answer.to_lowercase().contains("\r\nretry-after: 1\r\n"), "{answer}");
+        assert!(answer.contains(reason), "{answer}");
+    }
+    assert_eq!(collector.settled()["received"], 0);
 }
 
 #[test]
