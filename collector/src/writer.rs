@@ -175,7 +175,8 @@ impl Writer {
                 self.inbox_may_hold_batches = true;
                 self.backoff = Duration::ZERO;
                 self.next_drain = Instant::now();
-                self.publish_totals()?;
+                // Before the permits go, so that no byte is uncounted; the totals are read after the answers.
+                self.shared.admission.add_queued_bytes(bytes as u64);
                 Ok(())
             }
             // Dropping the answers refuses the requests: nothing is acknowledged any more.
@@ -290,5 +291,69 @@ impl Writer {
         }
         self.publish_totals()?;
         self.checkpoint("TRUNCATE")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+    use tokio::sync::oneshot::error::TryRecvError;
+
+    use super::*;
+    use crate::encoding::Encoding;
+    use crate::store::in_memory;
+
+    #[test]
+    fn an_acknowledgement_does_not_wait_for_the_totals() {
+        let mut connection = in_memory();
+        let (answer, answered) = oneshot::channel();
+        // Whether the answer was there when the totals were read, and what it was.
+        let seen = Arc::new(Mutex::new((answered, Vec::new())));
+        let watching = Arc::clone(&seen);
+        let watch = move |context: AuthContext<'_>| {
+            if let AuthAction::Read { table_name: "inbox", column_name: "received_unix_nano" } =
+                context.action
+            {
+                let (answered, found) = &mut *watching.lock().unwrap();
+                found.push(answered.try_recv());
+            }
+            Authorization::Allow
+        };
+        connection.authorizer(Some(watch)).unwrap();
+        let admission = Arc::new(Admission::new(u64::MAX, 0, std::env::temp_dir()));
+        let permit = admission.admit(5).unwrap();
+        let shared = Shared {
+            admission: Arc::clone(&admission),
+            metrics: Arc::new(SelfMetrics::new()),
+            writable: Arc::new(AtomicBool::new(true)),
+        };
+        let (_commands, commands) = std::sync::mpsc::channel();
+        let mut writer = Writer {
+            connection,
+            commands,
+            shared,
+            written_bytes: 0,
+            inbox_may_hold_batches: false,
+            backoff: Duration::ZERO,
+            next_drain: Instant::now(),
+        };
+        let batch = Batch {
+            signal: Signal::Logs,
+            batch_id: None,
+            received_unix_nano: 1,
+            encoding: Encoding::Identity,
+            decoded_bytes: 5,
+            records: 0,
+            body: b"12345".to_vec(),
+        };
+        writer.enqueue(Incoming { batch, permit, answer }).unwrap();
+        // The door counts the bytes all the same.
+        assert_eq!(admission.queued_bytes(), 5);
+        writer.publish_totals().unwrap();
+        assert_eq!(admission.queued_bytes(), 5);
+        let (_, found) = &*seen.lock().unwrap();
+        assert_eq!(found.as_slice(), [Ok::<_, TryRecvError>(Ok(()))]);
     }
 }

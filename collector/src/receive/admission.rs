@@ -86,6 +86,11 @@ impl Admission {
         self.queued_bytes.store(bytes, Ordering::Release);
     }
 
+    /// Notes that so much more waits in the inbox.
+    pub fn add_queued_bytes(&self, bytes: u64) {
+        self.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
     /// How much waits in the inbox.
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
