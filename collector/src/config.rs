@@ -49,6 +49,12 @@ pub struct Settings {
     /// Free disk below which requests are refused with 503: 0 to 1125899906842624 [default: 268435456]
     #[arg(long, value_name = "BYTES")]
     pub min_free_disk_bytes: Option<u64>,
+    /// Open connections of each listener at most, more wait: 1 to 65536 [default: 1024]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connections: Option<u64>,
+    /// How long a connection may be open without a request under way: 1 to 3600000 [default: 120000]
+    #[arg(long, value_name = "MS")]
+    pub idle_timeout_ms: Option<u64>,
     /// How long a request's body may take to come, before it is refused with 503: 1 to 3600000 [default: 30000]
     #[arg(long, value_name = "MS")]
     pub body_timeout_ms: Option<u64>,
@@ -76,6 +82,10 @@ pub struct Config {
     pub max_queue_bytes: u64,
     /// Free disk below which requests are refused.
     pub min_free_disk_bytes: u64,
+    /// Open connections of each listener at most.
+    pub max_connections: u32,
+    /// How long a connection may be open without a request under way.
+    pub idle_timeout: Duration,
     /// How long a request's body may take to come.
     pub body_timeout: Duration,
     /// How long the queue is drained when the collector is told to end.
@@ -103,6 +113,9 @@ const MAX_QUEUE_BYTES: Number =
     Number { name: "max_queue_bytes", default: 1024 * MIB, allowed: 64 * KIB..=PIB };
 const MIN_FREE_DISK_BYTES: Number =
     Number { name: "min_free_disk_bytes", default: 256 * MIB, allowed: 0..=PIB };
+const MAX_CONNECTIONS: Number = Number { name: "max_connections", default: 1024, allowed: 1..=65_536 };
+/// Longer than clients keep idle connections (Go: 90 s), so that they, who know when they send, close them.
+const IDLE_TIMEOUT_MS: Number = Number { name: "idle_timeout_ms", default: 120_000, allowed: 1..=3_600_000 };
 const BODY_TIMEOUT_MS: Number = Number { name: "body_timeout_ms", default: 30_000, allowed: 1..=3_600_000 };
 const SHUTDOWN_TIMEOUT_MS: Number =
     Number { name: "shutdown_timeout_ms", default: 10_000, allowed: 0..=3_600_000 };
@@ -117,9 +130,10 @@ impl Number {
         Err(format!("{name} `{value}` is out of range: {least} to {most} is allowed"))
     }
 
-    fn size(&self, value: Option<u64>) -> Result<usize, String> {
+    /// A number of bytes, or of things, in memory.
+    fn size<T: TryFrom<u64>>(&self, value: Option<u64>) -> Result<T, String> {
         let value = self.check(value)?;
-        usize::try_from(value).map_err(|_| format!("{} `{value}` is too large for this machine", self.name))
+        T::try_from(value).map_err(|_| format!("{} `{value}` is too large for this machine", self.name))
     }
 
     fn milliseconds(&self, value: Option<u64>) -> Result<Duration, String> {
@@ -153,6 +167,8 @@ impl Settings {
             max_decompressed_bytes: self.max_decompressed_bytes.or(other.max_decompressed_bytes),
             max_queue_bytes: self.max_queue_bytes.or(other.max_queue_bytes),
             min_free_disk_bytes: self.min_free_disk_bytes.or(other.min_free_disk_bytes),
+            max_connections: self.max_connections.or(other.max_connections),
+            idle_timeout_ms: self.idle_timeout_ms.or(other.idle_timeout_ms),
             body_timeout_ms: self.body_timeout_ms.or(other.body_timeout_ms),
             shutdown_timeout_ms: self.shutdown_timeout_ms.or(other.shutdown_timeout_ms),
         }
@@ -186,6 +202,8 @@ impl Settings {
             max_decompressed_bytes: MAX_DECOMPRESSED_BYTES.size(self.max_decompressed_bytes)?,
             max_queue_bytes: MAX_QUEUE_BYTES.check(self.max_queue_bytes)?,
             min_free_disk_bytes: MIN_FREE_DISK_BYTES.check(self.min_free_disk_bytes)?,
+            max_connections: MAX_CONNECTIONS.size(self.max_connections)?,
+            idle_timeout: IDLE_TIMEOUT_MS.milliseconds(self.idle_timeout_ms)?,
             body_timeout: BODY_TIMEOUT_MS.milliseconds(self.body_timeout_ms)?,
             shutdown_timeout: SHUTDOWN_TIMEOUT_MS.milliseconds(self.shutdown_timeout_ms)?,
         })
@@ -246,10 +264,13 @@ mod tests {
             MAX_DECOMPRESSED_BYTES,
             MAX_QUEUE_BYTES,
             MIN_FREE_DISK_BYTES,
+            MAX_CONNECTIONS,
+            IDLE_TIMEOUT_MS,
             BODY_TIMEOUT_MS,
             SHUTDOWN_TIMEOUT_MS,
         ];
-        let placeholders = help.matches("<BYTES>").count() + help.matches("<MS>").count();
+        let placeholders =
+            help.matches("<BYTES>").count() + help.matches("<MS>").count() + help.matches("<COUNT>").count();
         assert_eq!(numbers.len(), placeholders, "each number is checked here");
         for Number { name, default, allowed } in numbers {
             let flag = format!("--{} ", name.replace('_', "-"));

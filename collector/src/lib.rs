@@ -6,6 +6,7 @@
 //! What every acknowledged record has become is in [`store::accounting`], which changes in the same transactions.
 
 pub mod config;
+pub mod listener;
 pub mod serve;
 
 pub mod auth;

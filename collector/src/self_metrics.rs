@@ -33,10 +33,17 @@ pub struct TransactionLabel {
     transaction: &'static str,
 }
 
+/// Where connections come in: `otlp-http` or `http`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListenerLabel {
+    listener: &'static str,
+}
+
 /// All of the collector's metrics.
 #[derive(Debug)]
 pub struct SelfMetrics {
     registry: Registry,
+    connections: Family<ListenerLabel, Gauge>,
     accepted_records: Family<SignalLabel, Counter>,
     accepted_bytes: Family<SignalLabel, Counter>,
     rejected_requests: Family<ReasonLabel, Counter>,
@@ -69,6 +76,7 @@ impl SelfMetrics {
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("offpath_collector"),
+            connections: Family::default(),
             accepted_records: Family::default(),
             accepted_bytes: Family::default(),
             rejected_requests: Family::default(),
@@ -97,6 +105,7 @@ impl SelfMetrics {
     #[rustfmt::skip]
     fn register(&mut self) {
         let registry = &mut self.registry;
+        registry.register("connections", "Open connections, by listener; more than --max-connections wait", self.connections.clone());
         registry.register("accepted_records", "Log records and data points acknowledged", self.accepted_records.clone());
         registry.register("accepted_bytes", "Bytes of acknowledged requests, as they came", self.accepted_bytes.clone());
         registry.register("rejected_requests", "Requests refused, by reason", self.rejected_requests.clone());
@@ -114,6 +123,11 @@ impl SelfMetrics {
         registry.register_with_unit("drain_lag", "Time from receiving a request to its rows being committed", Unit::Seconds, self.drain_lag_seconds.clone());
         registry.register("store_errors", "Times that the database was unavailable", self.store_errors.clone());
         registry.register("ready", "1 when requests are taken and stored", self.ready.clone());
+    }
+
+    /// So many more connections are open at a listener.
+    pub fn connections(&self, listener: &'static str, more: i64) {
+        self.connections.get_or_create(&ListenerLabel { listener }).inc_by(more);
     }
 
     /// A request was acknowledged.

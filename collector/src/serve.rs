@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use axum::Router;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::api::{self, Api};
 use crate::config::Config;
+use crate::listener::Listener;
 use crate::query::Pool;
 use crate::receive::admission::Admission;
 use crate::receive::{self, Door};
@@ -68,6 +69,7 @@ pub fn serve(config: Config) -> Result<(), ServeError> {
 }
 
 async fn run(config: Config) -> Result<(), ServeError> {
+    raise_open_files_limit();
     let folder = Folder::lock(&config.data)?;
     let connection = folder.open()?;
     let shared = Shared {
@@ -103,8 +105,10 @@ async fn run(config: Config) -> Result<(), ServeError> {
         token: config.token.clone(),
     };
     let (close, closed) = watch::channel(false);
-    let otlp = listen("otlp-http", config.otlp_http, receive::router(door), closed.clone()).await?;
-    let http = listen("http", config.http, api::router(Arc::new(api)), closed).await?;
+    let otlp = listen("otlp-http", config.otlp_http, &config, &shared.metrics).await?;
+    let http = listen("http", config.http, &config, &shared.metrics).await?;
+    let otlp = tokio::spawn(otlp.serve(receive::router(door), closed.clone()));
+    let http = tokio::spawn(http.serve(api::router(Arc::new(api)), closed));
     let disk = tokio::spawn(watch_disk(Arc::clone(&shared.admission)));
 
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -146,22 +150,31 @@ fn report(ended: Result<Result<(), StoreError>, oneshot::error::RecvError>) -> R
 async fn listen(
     name: &'static str,
     address: SocketAddr,
-    router: Router,
-    mut closed: watch::Receiver<bool>,
-) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    config: &Config,
+    metrics: &Arc<SelfMetrics>,
+) -> Result<Listener, ServeError> {
     let failed = |source| ServeError::Listen { name, address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    let task = tokio::spawn(async move {
-        let until = async move { drop(closed.wait_for(|closed| *closed).await) };
-        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(until).await {
-            tracing::error!(name, %error, "the listener failed");
-        }
-    });
+    let listener = Listener {
+        name,
+        socket: TcpListener::bind(address).await.map_err(failed)?,
+        max_connections: config.max_connections,
+        idle_timeout: config.idle_timeout,
+        metrics: Arc::clone(metrics),
+    };
+    let address = listener.address().map_err(failed)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{name} listening on {address}")?;
     out.flush()?;
-    Ok(task)
+    Ok(listener)
+}
+
+/// Lets the process open as many files as its connections may need: the usual soft limit of 1024 is that of programs
+/// which use `select`, as none here do.
+fn raise_open_files_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised: fewer connections may be taken");
+    }
 }
 
 async fn watch_disk(admission: Arc<Admission>) {

@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod connections;
 mod crash;
 mod delivery;
 mod files;
