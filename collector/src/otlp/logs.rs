@@ -3,26 +3,14 @@
 //! In: the bytes of an `ExportLogsServiceRequest`. Out: calls of a [`Visitor`], which either only counts (at the door)
 //! or writes rows ([`crate::store::logs`]).
 
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
-use opentelemetry_proto::tonic::resource::v1::Resource;
 
-use super::{MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, decode, embedded, wire};
+use super::{
+    Levels, MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, ScopeVisitor, decode, walk_scopes,
+};
 
 /// Sees a logs request: each resource, then each of its scopes, then each of its records.
-pub trait Visitor {
-    /// What makes the walk stop.
-    type Error: From<Malformed>;
-    /// The resource of all that follows.
-    ///
-    /// # Errors
-    /// Stops the walk.
-    fn resource(&mut self, resource: Resource) -> Result<(), Self::Error>;
-    /// The scope of the records that follow.
-    ///
-    /// # Errors
-    /// Stops the walk.
-    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Self::Error>;
+pub trait Visitor: ScopeVisitor {
     /// One `LogRecord`, still encoded: so that one which cannot be stored is kept byte for byte.
     ///
     /// # Errors
@@ -35,18 +23,9 @@ pub trait Visitor {
 /// # Errors
 /// What the visitor returns, and [`Malformed`] for broken framing, resources and scopes.
 pub fn walk<V: Visitor>(request: &[u8], visitor: &mut V) -> Result<(), V::Error> {
-    for resource_logs in wire::messages("ExportLogsServiceRequest", request, 1) {
-        let resource_logs = resource_logs?;
-        visitor.resource(embedded("Resource", resource_logs, 1)?)?;
-        for scope_logs in wire::messages("ResourceLogs", resource_logs, 2) {
-            let scope_logs = scope_logs?;
-            visitor.scope(embedded("InstrumentationScope", scope_logs, 1)?)?;
-            for record in wire::messages("ScopeLogs", scope_logs, 2) {
-                visitor.record(record?)?;
-            }
-        }
-    }
-    Ok(())
+    const LEVELS: Levels =
+        Levels { request: "ExportLogsServiceRequest", resource: "ResourceLogs", scope: "ScopeLogs" };
+    walk_scopes(&LEVELS, request, visitor, V::record)
 }
 
 /// Checks that every part of a request decodes, and counts its records. A record over [`MAX_MESSAGE_BYTES`] is counted
@@ -56,14 +35,10 @@ pub fn walk<V: Visitor>(request: &[u8], visitor: &mut V) -> Result<(), V::Error>
 /// [`Malformed`].
 pub fn validate(request: &[u8]) -> Result<u64, Malformed> {
     struct Count(u64);
-    impl Visitor for Count {
+    impl ScopeVisitor for Count {
         type Error = Malformed;
-        fn resource(&mut self, _: Resource) -> Result<(), Malformed> {
-            Ok(())
-        }
-        fn scope(&mut self, _: InstrumentationScope) -> Result<(), Malformed> {
-            Ok(())
-        }
+    }
+    impl Visitor for Count {
         fn record(&mut self, record: &[u8]) -> Result<(), Malformed> {
             self.0 += 1;
             if self.0 > MAX_RECORDS_PER_REQUEST {

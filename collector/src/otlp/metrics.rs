@@ -4,13 +4,13 @@
 //! stored. Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which
 //! the sender gets to read as a partial success; the points beside them are not touched.
 
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint;
-use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use super::value::{Attributes, attributes};
 use super::wire::{self, Value};
-use super::{MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, decode, embedded};
+use super::{
+    Levels, MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, ScopeVisitor, decode, walk_scopes,
+};
 use crate::distribution::Distribution;
 
 /// How a sender counts.
@@ -70,19 +70,7 @@ pub enum Refused {
 }
 
 /// Sees a metrics request: each resource, each of its scopes, then each data point.
-pub trait Visitor {
-    /// What makes the walk stop.
-    type Error: From<Malformed>;
-    /// The resource of all that follows.
-    ///
-    /// # Errors
-    /// Stops the walk.
-    fn resource(&mut self, resource: Resource) -> Result<(), Self::Error>;
-    /// The scope of the points that follow.
-    ///
-    /// # Errors
-    /// Stops the walk.
-    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Self::Error>;
+pub trait Visitor: ScopeVisitor {
     /// One point, checked, and as OTLP has it.
     ///
     /// # Errors
@@ -102,21 +90,12 @@ pub trait Visitor {
 /// # Errors
 /// What the visitor returns, and [`Malformed`] for broken bytes.
 pub fn walk<V: Visitor>(request: &[u8], visitor: &mut V) -> Result<(), V::Error> {
-    for resource_metrics in wire::messages("ExportMetricsServiceRequest", request, 1) {
-        let resource_metrics = resource_metrics?;
-        visitor.resource(embedded("Resource", resource_metrics, 1)?)?;
-        for scope_metrics in wire::messages("ResourceMetrics", resource_metrics, 2) {
-            let scope_metrics = scope_metrics?;
-            visitor.scope(embedded("InstrumentationScope", scope_metrics, 1)?)?;
-            for metric in wire::messages("ScopeMetrics", scope_metrics, 2) {
-                walk_metric(metric?, visitor)?;
-            }
-        }
-    }
-    Ok(())
+    const LEVELS: Levels =
+        Levels { request: "ExportMetricsServiceRequest", resource: "ResourceMetrics", scope: "ScopeMetrics" };
+    walk_scopes(&LEVELS, request, visitor, walk_metric)
 }
 
-fn walk_metric<V: Visitor>(metric: &[u8], visitor: &mut V) -> Result<(), V::Error> {
+fn walk_metric<V: Visitor>(visitor: &mut V, metric: &[u8]) -> Result<(), V::Error> {
     let (mut name, mut unit) = (String::new(), String::new());
     for field in wire::fields("Metric", metric) {
         match field? {
@@ -246,14 +225,11 @@ pub fn validate(request: &[u8]) -> Result<Validated, Malformed> {
     }
 }
 
-impl Visitor for Validated {
+impl ScopeVisitor for Validated {
     type Error = Malformed;
-    fn resource(&mut self, _: Resource) -> Result<(), Malformed> {
-        Ok(())
-    }
-    fn scope(&mut self, _: InstrumentationScope) -> Result<(), Malformed> {
-        Ok(())
-    }
+}
+
+impl Visitor for Validated {
     fn point(&mut self, _: &Metric, _: Point, _: ExponentialHistogramDataPoint) -> Result<(), Malformed> {
         self.accepted += 1;
         Ok(())

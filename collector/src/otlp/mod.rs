@@ -11,6 +11,8 @@ pub mod metrics;
 pub mod value;
 pub mod wire;
 
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 
 /// The largest resource, scope, log record or data point that is decoded.
@@ -67,6 +69,54 @@ pub enum Malformed {
     /// The request carries more than [`MAX_RECORDS_PER_REQUEST`].
     #[error("more than {MAX_RECORDS_PER_REQUEST} records in one request: send smaller batches")]
     TooMany,
+}
+
+/// Sees what the requests of both signals have around their records and data points: resources, and in them scopes.
+pub trait ScopeVisitor {
+    /// What makes the walk stop.
+    type Error: From<Malformed>;
+    /// The resource of all that follows.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn resource(&mut self, _: Resource) -> Result<(), Self::Error> {
+        Ok(())
+    }
+    /// The scope of all that follows.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn scope(&mut self, _: InstrumentationScope) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// The names, in errors, of a request and of its two levels of nesting. The fields have the same numbers in all signals.
+struct Levels {
+    request: &'static str,
+    resource: &'static str,
+    scope: &'static str,
+}
+
+/// Walks down to the encoded records, or metrics, of each scope.
+fn walk_scopes<V: ScopeVisitor>(
+    levels: &Levels,
+    request: &[u8],
+    visitor: &mut V,
+    mut item: impl FnMut(&mut V, &[u8]) -> Result<(), V::Error>,
+) -> Result<(), V::Error> {
+    for in_resource in wire::messages(levels.request, request, 1) {
+        let in_resource = in_resource?;
+        visitor.resource(embedded("Resource", in_resource, 1)?)?;
+        for in_scope in wire::messages(levels.resource, in_resource, 2) {
+            let in_scope = in_scope?;
+            visitor.scope(embedded("InstrumentationScope", in_scope, 1)?)?;
+            for bytes in wire::messages(levels.scope, in_scope, 2) {
+                item(visitor, bytes?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Decodes one message of at most [`MAX_MESSAGE_BYTES`].

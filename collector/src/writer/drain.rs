@@ -16,7 +16,7 @@ use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
-use crate::otlp::{Malformed, Signal, dead, decode, logs, metrics};
+use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, logs, metrics};
 use crate::store::accounting::{self, Accounting};
 use crate::store::inbox::{self, Batch};
 use crate::store::logs::Origin;
@@ -171,8 +171,10 @@ struct Rows<'a> {
     change: Accounting,
 }
 
-impl Rows<'_> {
-    fn enter_resource(&mut self, resource: Resource) -> Result<(), Stop> {
+impl ScopeVisitor for Rows<'_> {
+    type Error = Stop;
+
+    fn resource(&mut self, resource: Resource) -> Result<(), Stop> {
         let attributes = attributes(&resource.attributes);
         self.origin = Origin {
             resource_id: store::intern_resource(self.connection, &store::logs::json(&attributes)?)?,
@@ -184,11 +186,14 @@ impl Rows<'_> {
         Ok(())
     }
 
-    fn enter_scope(&mut self, scope: InstrumentationScope) {
+    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Stop> {
         self.origin.scope = (!scope.name.is_empty()).then(|| scope.name.clone());
         self.scope = scope;
+        Ok(())
     }
+}
 
+impl Rows<'_> {
     /// Counts a record as stored, or sets aside what the database refused.
     fn settle(
         &mut self,
@@ -219,17 +224,6 @@ impl Rows<'_> {
 }
 
 impl logs::Visitor for Rows<'_> {
-    type Error = Stop;
-
-    fn resource(&mut self, resource: Resource) -> Result<(), Stop> {
-        self.enter_resource(resource)
-    }
-
-    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Stop> {
-        self.enter_scope(scope);
-        Ok(())
-    }
-
     fn record(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let outcome = match decode::<LogRecord>("LogRecord", bytes) {
             Ok(record) => store::logs::insert(self.connection, &self.origin, &record),
@@ -241,17 +235,6 @@ impl logs::Visitor for Rows<'_> {
 }
 
 impl metrics::Visitor for Rows<'_> {
-    type Error = Stop;
-
-    fn resource(&mut self, resource: Resource) -> Result<(), Stop> {
-        self.enter_resource(resource)
-    }
-
-    fn scope(&mut self, scope: InstrumentationScope) -> Result<(), Stop> {
-        self.enter_scope(scope);
-        Ok(())
-    }
-
     fn point(
         &mut self,
         metric: &Metric,
