@@ -32,6 +32,8 @@ const DEFAULT_LIMIT: usize = 100;
 const DEFAULT_RANGE_NANOS: i64 = 3600 * 1_000_000_000;
 const DEFAULT_STEP_SECONDS: i64 = 60;
 const MAX_QUANTILES: usize = 16;
+/// Each point of an answer names its quantiles as they were written.
+const MAX_QUANTILE_BYTES: usize = 16;
 const DEFAULT_METRIC: &str = "http.server.request.duration";
 
 /// What the API needs.
@@ -241,7 +243,11 @@ fn question(query: Option<&str>, now_unix_nano: i64) -> Result<Question, Invalid
             .unwrap_or(DEFAULT_STEP_SECONDS),
         by: parameters.parsed("by", "route, status, method or service is allowed", by)?,
         quantiles: parameters
-            .parsed("q", "1 to 16 numbers from 0 to 1, separated by commas, are allowed", quantiles)?
+            .parsed(
+                "q",
+                "1 to 16 numbers from 0 to 1, of at most 16 characters, separated by commas, are allowed",
+                quantiles,
+            )?
             .unwrap_or_else(|| [("0.5", 0.5), ("0.95", 0.95), ("0.99", 0.99)].map(own).into()),
     })
 }
@@ -264,7 +270,8 @@ fn quantiles(text: &str) -> Option<Vec<(String, f64)>> {
     let numbers: Option<Vec<_>> = text
         .split(',')
         .map(|text| {
-            text.parse().ok().filter(|number| (0.0..=1.0).contains(number)).map(|number| own((text, number)))
+            let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number))?;
+            (text.len() <= MAX_QUANTILE_BYTES).then(|| own((text, number)))
         })
         .collect();
     numbers.filter(|numbers| numbers.len() <= MAX_QUANTILES)

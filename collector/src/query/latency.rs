@@ -18,6 +18,11 @@ use crate::store::TENANT;
 /// The most points in one answer, over all series.
 pub const MAX_POINTS: usize = 20_000;
 
+/// The most memory that histograms and keys take while they are merged: all points with 160 buckets, and some.
+pub const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// What a bucket takes: its index and its count, aligned.
+const BUCKET_BYTES: usize = 16;
+
 const NANOS: i64 = 1_000_000_000;
 
 /// What tells series apart.
@@ -78,12 +83,19 @@ struct Cell {
     errors: u64,
 }
 
+impl Cell {
+    fn bytes(&self) -> usize {
+        let buckets = self.distribution.positive.len().saturating_add(self.distribution.negative.len());
+        buckets.saturating_mul(BUCKET_BYTES)
+    }
+}
+
 /// Merges and answers.
 ///
 /// # Errors
 /// [`QueryError`].
 pub fn answer(connection: &Connection, question: &Question) -> Result<Answer, QueryError> {
-    let cells = cells(connection, question)?;
+    let cells = cells(connection, question, MAX_BYTES)?;
     let mut series: Vec<Series> = Vec::new();
     for ((key, step), cell) in cells {
         let point = point(question, step, &cell);
@@ -95,7 +107,11 @@ pub fn answer(connection: &Connection, question: &Question) -> Result<Answer, Qu
     Ok(Answer { series })
 }
 
-fn cells(connection: &Connection, question: &Question) -> Result<BTreeMap<(String, i64), Cell>, QueryError> {
+fn cells(
+    connection: &Connection,
+    question: &Question,
+    max_bytes: usize,
+) -> Result<BTreeMap<(String, i64), Cell>, QueryError> {
     let column = match question.by {
         None => "''",
         Some(By::Route) => "coalesce(route, '')",
@@ -111,7 +127,8 @@ fn cells(connection: &Connection, question: &Question) -> Result<BTreeMap<(Strin
     ))?;
     let mut rows =
         statement.query(params![question.from_unix_nano, question.to_unix_nano, TENANT, question.metric])?;
-    let mut cells = BTreeMap::<_, Cell>::new();
+    let mut cells = BTreeMap::<(String, i64), Cell>::new();
+    let mut taken = 0_usize;
     while let Some(row) = rows.next()? {
         // An interval's end is part of it: one that ends with a step is that step's.
         let step =
@@ -121,14 +138,24 @@ fn cells(connection: &Connection, question: &Question) -> Result<BTreeMap<(Strin
             .map_err(|error| QueryError::Store(format!("a stored distribution is unreadable: {error}")))?;
         let many = cells.len() >= MAX_POINTS;
         let cell = match cells.entry((row.get(0)?, step)) {
-            Entry::Vacant(_) if many => return Err(QueryError::TooLarge { limit: MAX_POINTS }),
-            Entry::Vacant(place) => place.insert(Cell::default()),
+            Entry::Vacant(_) if many => {
+                return Err(QueryError::TooLarge { limit: MAX_POINTS, what: "points" });
+            }
+            Entry::Vacant(place) => {
+                taken = taken.saturating_add(place.key().0.len());
+                place.insert(Cell::default())
+            }
             Entry::Occupied(place) => place.into_mut(),
         };
+        let before = cell.bytes();
         if is_error {
             cell.errors = cell.errors.saturating_add(distribution.count());
         }
         cell.distribution.merge(&distribution);
+        taken = taken.saturating_sub(before).saturating_add(cell.bytes());
+        if taken > max_bytes {
+            return Err(QueryError::TooLarge { limit: max_bytes, what: "bytes of histograms and keys" });
+        }
     }
     Ok(cells)
 }
@@ -148,5 +175,53 @@ fn point(question: &Question, step: i64, cell: &Cell) -> Point {
         rate: count as f64 / seconds,
         errors: cell.errors,
         quantiles: quantiles.iter().map(|(text, q)| (text.clone(), cell.distribution.quantile(*q))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::in_memory;
+
+    /// Whether points of one second each, all of them of the same route and distribution, take at most 1600 bytes.
+    fn fits(points: i64, route_bytes: i64, distribution: &Distribution) -> bool {
+        let connection = in_memory();
+        connection.execute("INSERT INTO resources (id, attributes) VALUES (1, '{}')", []).unwrap();
+        let stream = "INSERT INTO metric_streams (id, tenant, metric, resource_id, scope, attributes, unit, route,
+                      is_error) VALUES (1, ?1, 'm', 1, '', '', 's', replace(hex(zeroblob(?2)), '00', 'r'), FALSE)";
+        connection.execute(stream, params![TENANT, route_bytes]).unwrap();
+        for second in 1..=points {
+            let point = "INSERT INTO metric_points (stream_id, start_unix_nano, time_unix_nano, distribution)
+                         VALUES (1, 0, ?1, ?2)";
+            connection.execute(point, params![second * NANOS, distribution.to_bytes()]).unwrap();
+        }
+        let question = Question {
+            metric: "m".to_owned(),
+            from_unix_nano: 0,
+            to_unix_nano: i64::MAX,
+            step_seconds: 1,
+            by: Some(By::Route),
+            quantiles: Vec::new(),
+        };
+        match cells(&connection, &question, 1600) {
+            Ok(_) => true,
+            Err(QueryError::TooLarge { limit: 1600, .. }) => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn what_histograms_and_keys_take_is_bounded() {
+        let with_buckets = |buckets: i32| Distribution {
+            positive: (0..buckets).map(|index| (index, 1)).collect(),
+            ..Distribution::default()
+        };
+        // Of 16 bytes each.
+        assert!(fits(1, 0, &with_buckets(99)) && fits(1, 0, &with_buckets(100)));
+        assert!(!fits(1, 0, &with_buckets(101)));
+        assert!(fits(2, 0, &with_buckets(50)) && !fits(3, 0, &with_buckets(50)));
+        // The route is in each point's key.
+        assert!(fits(2, 799, &with_buckets(0)) && fits(2, 800, &with_buckets(0)));
+        assert!(!fits(2, 801, &with_buckets(0)) && !fits(3, 800, &with_buckets(0)));
     }
 }

@@ -29,11 +29,13 @@ pub enum QueryError {
     TooLong,
     /// Its answer would be too large.
     #[error(
-        "the answer would have more than {limit} points: narrow the time range, enlarge `step` or leave out `by`"
+        "the answer would take more than {limit} {what}: narrow the time range, enlarge `step` or leave out `by`"
     )]
     TooLarge {
         /// What is allowed.
         limit: usize,
+        /// Of what.
+        what: &'static str,
     },
     /// The store does not answer.
     #[error("{0}")]
