@@ -104,6 +104,8 @@ async fn run(config: Config) -> Result<(), ServeError> {
         shared: shared.clone(),
         token: config.token.clone(),
     };
+    // Before anybody is told that it listens: whoever knows may end it.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (close, closed) = watch::channel(false);
     let otlp = listen("otlp-http", config.otlp_http, &config, &shared.metrics).await?;
     let http = listen("http", config.http, &config, &shared.metrics).await?;
@@ -111,7 +113,6 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let http = tokio::spawn(http.serve(api::router(Arc::new(api)), closed));
     let disk = tokio::spawn(watch_disk(Arc::clone(&shared.admission)));
 
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let early = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

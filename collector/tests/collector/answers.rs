@@ -161,11 +161,10 @@ fn too_many_records_are_refused_however_small_they_are() {
 
 /// Sends the head of a request for `length` bytes, and no body.
 fn announce(collector: &Collector, length: usize) -> TcpStream {
-    let address = collector.otlp.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
+    let mut stream = connect(&collector.otlp);
     write!(
         stream,
-        "POST /v1/logs HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/x-protobuf\r\n\
+        "POST /v1/logs HTTP/1.1\r\nhost: collector\r\ncontent-type: application/x-protobuf\r\n\
          content-length: {length}\r\n\r\n"
     )
     .unwrap();

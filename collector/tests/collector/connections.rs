@@ -12,7 +12,7 @@ struct Kept(BufReader<TcpStream>);
 
 impl Kept {
     fn open(url: &str) -> Self {
-        Self(BufReader::new(TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap()))
+        Self(BufReader::new(connect(url)))
     }
 
     fn send(&mut self, bytes: &[u8]) {

@@ -1,6 +1,7 @@
 //! The parties of these tests: the collector's real program, a client, and the OTLP messages that it sends.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -43,6 +44,13 @@ pub(crate) fn need_strace() {
         found,
         "this test needs strace (`apt-get install strace`) and the permission to trace processes (ptrace)"
     );
+}
+
+/// A bare connection to `url`, whose reads fail after a minute.
+pub(crate) fn connect(url: &str) -> TcpStream {
+    let stream = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
 }
 
 /// A collector that runs; killed when it is dropped.
