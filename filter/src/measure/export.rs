@@ -2,6 +2,7 @@
 //! Source: opentelemetry-proto, `metrics/v1/metrics.proto`.
 
 use super::histogram::{Histogram, Layout};
+use super::series::SeriesKey;
 use crate::config::Temporality;
 use crate::otlp::envelope::{Envelope, ITEM, OpenRequest};
 use crate::otlp::wire::{Open, put_bytes, put_header, put_uint};
@@ -22,6 +23,24 @@ pub struct ExportedRequest {
     pub body: Vec<u8>,
     /// How many data points are in it.
     pub points: u64,
+    /// What they were made of; `None` for cumulative ones, which the next export tells again.
+    pub delta: Option<DeltaPoints>,
+}
+
+/// What the data points of a delta export were made of, to be measured again if they cannot be delivered.
+#[derive(Debug)]
+pub struct DeltaPoints {
+    pub(super) start_unix_nano: u64,
+    pub(super) parts: Vec<Part>,
+}
+
+/// One data point's histogram, of the overflow series where there is no key.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) key: Option<SeriesKey<Box<[u8]>>>,
+    /// The index in [`METRICS`].
+    pub(super) metric: usize,
+    pub(super) histogram: Histogram,
 }
 
 /// A metric's name and description; the unit is seconds.
@@ -59,6 +78,7 @@ pub(super) struct Writer<'e> {
     done: Export,
     body: Vec<u8>,
     points: u64,
+    parts: Vec<Part>,
     request: Option<OpenRequest>,
     metric: Option<OpenMetric>,
     point: Vec<u8>,
@@ -88,19 +108,21 @@ impl<'e> Writer<'e> {
             done: Export::default(),
             body: Vec::new(),
             points: 0,
+            parts: Vec::new(),
             request: None,
             metric: None,
             point: Vec::new(),
         }
     }
 
-    /// Appends one series' data point of a metric.
+    /// Appends one series' data point of a metric; `part` says what it was made of, should it come back.
     pub(super) fn point(
         &mut self,
         metric: &Metric,
         attributes: &[u8],
         histogram: &Histogram,
         layout: &Layout,
+        part: impl FnOnce() -> Part,
     ) {
         self.point.clear();
         self.point.extend_from_slice(attributes);
@@ -118,6 +140,9 @@ impl<'e> Writer<'e> {
         put_header(&mut self.body, 1, self.point.len());
         self.body.extend_from_slice(&self.point);
         self.points += 1;
+        if self.temporality == Temporality::Delta {
+            self.parts.push(part());
+        }
     }
 
     /// All requests.
@@ -158,8 +183,13 @@ impl<'e> Writer<'e> {
         self.end_metric();
         if let Some(request) = self.request.take() {
             request.end(&mut self.body);
-            let body = std::mem::take(&mut self.body);
-            self.done.requests.push(ExportedRequest { body, points: std::mem::take(&mut self.points) });
+            let parts = std::mem::take(&mut self.parts);
+            let delta = DeltaPoints { start_unix_nano: self.start_unix_nano, parts };
+            self.done.requests.push(ExportedRequest {
+                body: std::mem::take(&mut self.body),
+                points: std::mem::take(&mut self.points),
+                delta: (self.temporality == Temporality::Delta).then_some(delta),
+            });
         }
     }
 }

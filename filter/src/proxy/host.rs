@@ -96,9 +96,13 @@ pub(super) fn plugin_configuration(size: usize) -> Vec<u8> {
 
 /// The status of the answer at hand.
 pub(super) fn answer_status() -> Option<u16> {
-    let name = b":status";
+    str::from_utf8(&answer_header(b":status")?).ok()?.parse().ok()
+}
+
+/// A header of the answer at hand.
+pub(super) fn answer_header(name: &[u8]) -> Option<Vec<u8>> {
     // SAFETY: all pointers are valid for the call.
-    let value = returned(|data, len| unsafe {
+    returned(|data, len| unsafe {
         proxy_get_header_map_value(
             MapType::HttpCallResponseHeaders as u32,
             name.as_ptr(),
@@ -106,8 +110,7 @@ pub(super) fn answer_status() -> Option<u16> {
             data,
             len,
         )
-    })?;
-    str::from_utf8(&value).ok()?.parse().ok()
+    })
 }
 
 /// The first `max_len` bytes of the answer at hand.

@@ -7,6 +7,7 @@ use log::{error, info, warn};
 use super::host::{self, Expression, Statistics};
 use crate::capture::Captured;
 use crate::config::{Config, ConfigError};
+use crate::otlp::answer::Answer;
 use crate::pipeline::{Node, Pipeline};
 
 /// The most of an answer's body that is read: a partial success is far smaller.
@@ -54,40 +55,45 @@ impl Plugin {
     pub(super) fn log(&mut self) {
         self.capture();
         self.pipeline.observe(&self.captured, host::now_unix_nano());
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn tick(&mut self) {
         self.pipeline.tick(host::now_unix_nano());
-        self.tell_statistics();
+        self.tell();
     }
 
     /// Makes all calls that may be made now. Only in a hook of the root context.
     pub(super) fn send(&mut self) {
-        while let Some(batch) = self.pipeline.take_next() {
+        while let Some(batch) = self.pipeline.take_next(host::now_unix_nano()) {
             let headers = self.pipeline.call_headers(&batch);
             match host::dispatch(self.pipeline.cluster(), &headers, &batch.body, self.pipeline.call_timeout())
             {
                 Some(token) => self.pipeline.dispatched(batch, token, host::now_unix_nano()),
-                None => self.pipeline.refused(batch),
+                None => self.pipeline.refused(batch, host::now_unix_nano()),
             }
         }
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn answered(&mut self, token: u32, headers: usize, body_size: usize) {
         // A reset or a time-out has no headers at all, and asking for one would be an error.
-        let status = if headers == 0 { None } else { host::answer_status() };
+        let (status, retry_after) = if headers == 0 {
+            (None, Vec::new())
+        } else {
+            (host::answer_status(), host::answer_header(b"retry-after").unwrap_or_default())
+        };
         let body = host::answer_body(body_size.min(MAX_ANSWER_BYTES));
-        if let Some(took_ms) = self.pipeline.answered(token, status, &body, host::now_unix_nano()) {
+        let answer = Answer { status, retry_after: &retry_after, body: &body };
+        if let Some(took_ms) = self.pipeline.answered(token, answer, host::now_unix_nano()) {
             self.statistics.record_export(Duration::from_millis(took_ms));
         }
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn drain(&mut self) {
         self.pipeline.drain(host::now_unix_nano());
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn is_drained(&mut self) -> bool {
@@ -108,7 +114,7 @@ impl Plugin {
     /// This root context will do nothing any more.
     pub(super) fn end(&mut self) {
         self.pipeline.abandon();
-        self.tell_statistics();
+        self.tell();
         if let Some(expression) = self.expression.take() {
             expression.delete();
         }
@@ -129,7 +135,11 @@ impl Plugin {
         self.pipeline.capture_fell_back();
     }
 
-    fn tell_statistics(&mut self) {
+    /// Tells the proxy what has changed: its log the records that found no room, then its statistics.
+    fn tell(&mut self) {
+        for line in self.pipeline.take_spilled() {
+            warn!("{line}");
+        }
         self.pipeline.ledger().take_changes(|stat, change| self.statistics.add(stat, change));
     }
 }
