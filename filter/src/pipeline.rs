@@ -280,4 +280,6 @@ fn nano(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;

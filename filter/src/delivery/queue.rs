@@ -33,9 +33,11 @@ impl Queue {
         self.waiting.pop_front()
     }
 
-    /// Puts a batch back that was taken, before all others: it is older.
+    /// Puts a batch back that was sent and not taken: before all that were not sent yet, the oldest first.
     pub(super) fn put_back(&mut self, batch: SealedBatch) {
-        self.waiting.push_front(batch);
+        let is_younger = |waiting: &SealedBatch| !waiting.was_sent() || waiting.sequence > batch.sequence;
+        let at = self.waiting.iter().position(is_younger).unwrap_or(self.waiting.len());
+        self.waiting.insert(at, batch);
     }
 
     /// Takes all waiting batches of a kind. Their bytes count until [`Queue::release`].
