@@ -1,3 +1,5 @@
+//! What is read, what is rejected, and that no secret is told.
+
 use super::*;
 
 fn parse(json: &str) -> Result<Config, String> {

@@ -1,3 +1,5 @@
+//! What becomes of batches, by the answers they get and the room they find.
+
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;

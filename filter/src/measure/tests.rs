@@ -1,3 +1,5 @@
+//! What is measured in which series, and how it is exported.
+
 use super::*;
 use crate::capture::Plan;
 use crate::testing::{Told, config};

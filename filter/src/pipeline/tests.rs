@@ -1,3 +1,5 @@
+//! The parts together: what leaves when, under which name, and that every record has one end.
+
 use super::*;
 use crate::testing::{Told, config};
 

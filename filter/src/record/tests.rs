@@ -1,3 +1,5 @@
+//! What a record says, what it never says, and how long it may be.
+
 use super::*;
 use crate::capture::Plan;
 use crate::otlp::envelope::Envelope;

@@ -1,3 +1,5 @@
+//! The promises of the histogram: its error, its bounds, its buckets.
+
 use super::*;
 use opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint;
 use proptest::prelude::*;
