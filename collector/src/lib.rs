@@ -10,6 +10,7 @@ pub mod serve;
 
 pub mod auth;
 pub mod batch_id;
+pub mod encoding;
 pub mod receive;
 
 pub mod otlp;

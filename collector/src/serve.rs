@@ -94,7 +94,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
         token: config.token.clone(),
         max_request_bytes: config.max_request_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
-        decoders: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+        decoders: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
     });
     let api = Api {
         pool: Pool::new(config.data.clone(), READERS, damage),

@@ -22,7 +22,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use crate::otlp::Signal;
-use crate::receive::admission::Admission;
+use crate::receive::admission::{Admission, Permit};
 use crate::self_metrics::SelfMetrics;
 use crate::store::inbox::{self, Batch};
 use crate::store::{StoreError, accounting};
@@ -35,11 +35,20 @@ const CHECKPOINT_BYTES: usize = 8 * 1024 * 1024;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
+/// A batch to be made durable.
+#[derive(Debug)]
+struct Incoming {
+    batch: Batch,
+    /// Keeps the batch's bytes counted as under way.
+    permit: Permit,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
 /// What the writer is asked to do.
 #[derive(Debug)]
 enum Command {
     /// Make a batch durable, then answer.
-    Enqueue(Batch, oneshot::Sender<Result<(), String>>),
+    Enqueue(Incoming),
     /// Finish: drain the inbox until the time given, and end.
     Stop(Instant),
 }
@@ -53,10 +62,10 @@ impl Queue {
     ///
     /// # Errors
     /// A reason for the sender, who has to keep the batch and try again.
-    pub async fn enqueue(&self, batch: Batch) -> Result<(), String> {
+    pub async fn enqueue(&self, batch: Batch, permit: Permit) -> Result<(), String> {
         let (answer, answered) = oneshot::channel();
         let ended = || "the collector is shutting down".to_owned();
-        self.0.send(Command::Enqueue(batch, answer)).map_err(|_| ended())?;
+        self.0.send(Command::Enqueue(Incoming { batch, permit, answer })).map_err(|_| ended())?;
         answered.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -112,9 +121,8 @@ impl Writer {
         let deadline = loop {
             self.publish_totals()?;
             match self.wait() {
-                Ok(Command::Enqueue(batch, answer)) => {
-                    let stop = self.enqueue(batch, answer)?;
-                    if let Some(deadline) = stop {
+                Ok(Command::Enqueue(first)) => {
+                    if let Some(deadline) = self.enqueue(first)? {
                         break deadline;
                     }
                 }
@@ -142,33 +150,31 @@ impl Writer {
         self.commands.recv_timeout(timeout)
     }
 
-    /// Group commit: `first` and all that waits behind it become durable, and are answered, together.
-    fn enqueue(
-        &mut self,
-        first: Batch,
-        answer: oneshot::Sender<Result<(), String>>,
-    ) -> Result<Option<Instant>, StoreError> {
+    /// Group commit: `first` and all that waits behind it become durable, and are answered, together. Returns the
+    /// deadline, when the command to stop lay behind them.
+    fn enqueue(&mut self, first: Incoming) -> Result<Option<Instant>, StoreError> {
         let mut stop = None;
-        let mut bytes = first.body.len();
-        let (mut batches, mut answers) = (vec![first], vec![answer]);
+        let mut bytes = first.batch.body.len();
+        let mut group = vec![first];
         while bytes < MAX_GROUP_BYTES && stop.is_none() {
             match self.commands.try_recv() {
-                Ok(Command::Enqueue(batch, answer)) => {
-                    bytes = bytes.saturating_add(batch.body.len());
-                    batches.push(batch);
-                    answers.push(answer);
+                Ok(Command::Enqueue(incoming)) => {
+                    bytes = bytes.saturating_add(incoming.batch.body.len());
+                    group.push(incoming);
                 }
                 Ok(Command::Stop(deadline)) => stop = Some(deadline),
                 Err(_) => break,
             }
         }
         let outcome = self.transaction("inbox", |connection| {
-            batches.iter().try_for_each(|batch| inbox::push(connection, batch))
+            group.iter().try_for_each(|incoming| inbox::push(connection, &incoming.batch))
         });
         let outcome = match outcome {
             Ok(()) => {
                 self.written_bytes = self.written_bytes.saturating_add(bytes);
                 self.inbox_may_hold_batches = true;
+                self.backoff = Duration::ZERO;
+                self.next_drain = Instant::now();
                 self.publish_totals()?;
                 Ok(())
             }
@@ -179,9 +185,10 @@ impl Writer {
                 Err(error.to_string())
             }
         };
-        for answer in answers {
+        for incoming in group {
+            drop(incoming.permit);
             // Whoever has gone away will send again; the batch id makes that harmless.
-            let _ = answer.send(outcome.clone());
+            let _ = incoming.answer.send(outcome.clone());
         }
         Ok(stop)
     }

@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context as _, ensure};
 
 use crate::{
-    need::{self, WASM_TARGET},
+    need::{self, Need, WASM_TARGET},
     project::Project,
 };
 
@@ -49,6 +49,7 @@ pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_collector(project: &Project) -> anyhow::Result<()> {
+    need::tools(&[Need::CCompiler])?;
     cargo(project, &["build", "--release", "--package", "offpath-collector"])
 }
 

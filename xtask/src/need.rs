@@ -18,18 +18,21 @@ pub enum Need {
     Pip,
     /// Shows, in the collector's tests, that an acknowledgement is preceded by a sync.
     Strace,
+    /// Compiles the bundled SQLite.
+    CCompiler,
     /// Ends Envoy and the collector when the process that started them is killed.
     Setpriv,
 }
 
 impl Need {
     /// All of them: what `cargo xtask test` looks for before it starts.
-    pub const ALL: [Self; 3] = [Self::Pip, Self::Strace, Self::Setpriv];
+    pub const ALL: [Self; 4] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
             Self::Pip => &["python3", "-m", "pip", "--version"],
             Self::Strace => &["strace", "--version"],
+            Self::CCompiler => &["cc", "--version"],
             Self::Setpriv => &["setpriv", "--version"],
         }
     }
@@ -38,6 +41,7 @@ impl Need {
         match self {
             Self::Pip => &["python3", "python3-pip"],
             Self::Strace => &["strace"],
+            Self::CCompiler => &["gcc", "libc6-dev"],
             Self::Setpriv => &["util-linux"],
         }
     }
@@ -46,6 +50,7 @@ impl Need {
         match self {
             Self::Pip => "python3 with pip (fetches Envoy from PyPI, runs the OTLP decoder of the tests)",
             Self::Strace => "strace (the collector's tests watch its system calls)",
+            Self::CCompiler => "a C compiler named cc (compiles SQLite, which the collector holds)",
             Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
         }
     }

@@ -182,9 +182,11 @@ fn filter(query: Option<&str>) -> Result<Filter, InvalidParameter> {
         "cursor",
     ];
     let mut parameters = Parameters::read(query, &names)?;
+    let (from_unix_nano, to_unix_nano) = (parameters.time("from")?, parameters.time("to")?);
+    params::ordered(from_unix_nano.unwrap_or(i64::MIN), to_unix_nano.unwrap_or(i64::MAX))?;
     Ok(Filter {
-        from_unix_nano: parameters.time("from")?,
-        to_unix_nano: parameters.time("to")?,
+        from_unix_nano,
+        to_unix_nano,
         status: parameters.parsed("status", "100 to 999, or a class such as 5xx, is allowed", status)?,
         path: parameters.text("path"),
         route: parameters.text("route"),
@@ -227,6 +229,7 @@ fn question(query: Option<&str>, now_unix_nano: i64) -> Result<Question, Invalid
     let to_unix_nano = parameters.time("to")?.unwrap_or(now_unix_nano);
     let from_unix_nano =
         parameters.time("from")?.unwrap_or_else(|| to_unix_nano.saturating_sub(DEFAULT_RANGE_NANOS));
+    params::ordered(from_unix_nano, to_unix_nano)?;
     Ok(Question {
         metric: parameters.text("metric").unwrap_or_else(|| DEFAULT_METRIC.to_owned()),
         from_unix_nano,

@@ -77,3 +77,18 @@ impl Parameters {
         })
     }
 }
+
+/// Checks that a time range is one.
+///
+/// # Errors
+/// [`InvalidParameter`], which names `from`.
+pub fn ordered(from_unix_nano: i64, to_unix_nano: i64) -> Result<(), InvalidParameter> {
+    if from_unix_nano < to_unix_nano {
+        return Ok(());
+    }
+    Err(InvalidParameter {
+        name: "from".to_owned(),
+        value: clock::rfc3339(from_unix_nano),
+        allowed: format!("a time before `to`, `{}`, is allowed", clock::rfc3339(to_unix_nano)),
+    })
+}

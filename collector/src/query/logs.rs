@@ -12,8 +12,10 @@ use serde_json::value::RawValue;
 use super::QueryError;
 use crate::clock::rfc3339;
 
-/// The largest page.
+/// The largest page, in records.
 pub const MAX_LIMIT: usize = 1000;
+/// The largest page in bytes of bodies and attributes, but for its first record: a page that would be larger ends early.
+pub const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which records are asked for; what is `None` does not filter.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -94,9 +96,10 @@ pub fn page(connection: &Connection, filter: &Filter) -> Result<Page, QueryError
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params_from_iter(parameters))?;
     let mut page = Page { records: Vec::new(), next_cursor: None };
-    let mut last = None;
+    let (mut last, mut bytes) = (None, 0_usize);
     while let Some(row) = rows.next()? {
-        if page.records.len() == filter.limit {
+        bytes = bytes.saturating_add(usize::try_from(row.get::<_, i64>(10)?).unwrap_or(usize::MAX));
+        if page.records.len() == filter.limit || (last.is_some() && bytes > MAX_PAGE_BYTES) {
             page.next_cursor = last.map(Cursor::to_text);
             break;
         }
@@ -142,7 +145,8 @@ fn select(filter: &Filter) -> (String, Vec<SqlValue>) {
     let condition = if conditions.is_empty() { "TRUE".to_owned() } else { conditions.join(" AND ") };
     let sql = format!(
         "SELECT time_unix_nano, logs.id, trace_id, span_id, severity_number, severity_text, body, body_json,
-         resources.attributes, logs.attributes FROM logs JOIN resources ON resources.id = resource_id
+         resources.attributes, logs.attributes, length(resources.attributes) + length(logs.attributes)
+         + coalesce(length(body), length(body_json), 0) FROM logs JOIN resources ON resources.id = resource_id
          WHERE {condition} ORDER BY time_unix_nano DESC, logs.id DESC LIMIT ?"
     );
     (sql, parameters)

@@ -14,6 +14,8 @@ use super::refusal::Refusal;
 const MAX_IN_FLIGHT_BYTES: u64 = 256 * 1024 * 1024;
 /// What a request counts at least: its headers and its task cost memory too.
 const MIN_REQUEST_BYTES: u64 = 4096;
+/// By how much a permit grows for a body of unknown length.
+const GROWTH_BYTES: u64 = 64 * 1024;
 
 /// The door's bounds, and how much of them is used.
 #[derive(Debug)]
@@ -63,17 +65,8 @@ impl Admission {
         if free < self.min_free_disk_bytes {
             return Err(Refusal::DiskFull { free, limit: self.min_free_disk_bytes });
         }
-        let bytes = bytes.max(MIN_REQUEST_BYTES);
-        let before = self.in_flight_bytes.fetch_add(bytes, Ordering::AcqRel);
-        let permit = Permit { admission: Arc::clone(self), bytes };
-        let waiting = before.saturating_add(self.queued_bytes());
-        if waiting >= self.max_queue_bytes {
-            return Err(Refusal::QueueFull { bytes: waiting, limit: self.max_queue_bytes });
-        }
-        // A request that is larger than all of the memory bound still passes alone.
-        if before > 0 && before.saturating_add(bytes) > MAX_IN_FLIGHT_BYTES {
-            return Err(Refusal::Busy { bytes: before });
-        }
+        let mut permit = Permit { admission: Arc::clone(self), bytes: 0 };
+        permit.grow(bytes.max(MIN_REQUEST_BYTES))?;
         Ok(permit)
     }
 
@@ -108,13 +101,40 @@ impl Admission {
 }
 
 impl Permit {
-    /// Corrects the size, once it is known.
+    /// Makes room for `bytes` in all, when a body without an announced length turns out to have so many.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub fn cover(&mut self, bytes: u64) -> Result<(), Refusal> {
+        match bytes.checked_sub(self.bytes) {
+            None | Some(0) => Ok(()),
+            Some(missing) => self.grow(missing.max(GROWTH_BYTES)),
+        }
+    }
+
+    /// Gives back what turned out not to be needed.
     pub fn shrink_to(&mut self, bytes: u64) {
         let bytes = bytes.max(MIN_REQUEST_BYTES);
         if let Some(surplus) = self.bytes.checked_sub(bytes) {
             self.admission.in_flight_bytes.fetch_sub(surplus, Ordering::AcqRel);
             self.bytes = bytes;
         }
+    }
+
+    fn grow(&mut self, more: u64) -> Result<(), Refusal> {
+        let admission = &self.admission;
+        let before = admission.in_flight_bytes.fetch_add(more, Ordering::AcqRel);
+        self.bytes = self.bytes.saturating_add(more);
+        let others = before.saturating_sub(self.bytes.saturating_sub(more));
+        let waiting = others.saturating_add(admission.queued_bytes());
+        if waiting >= admission.max_queue_bytes {
+            return Err(Refusal::QueueFull { bytes: waiting, limit: admission.max_queue_bytes });
+        }
+        // A request that is larger than all of the memory bound still passes alone.
+        if others > 0 && others.saturating_add(self.bytes) > MAX_IN_FLIGHT_BYTES {
+            return Err(Refusal::Busy { bytes: others });
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +180,20 @@ mod tests {
         assert!(matches!(admission.admit(1), Err(Refusal::Busy { bytes: MAX_IN_FLIGHT_BYTES })));
         drop((permit, last));
         assert!(admission.admit(MAX_IN_FLIGHT_BYTES + 1).is_ok());
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_takes_room_as_it_comes() {
+        let admission = admission(1_000_000, 0);
+        let mut permit = admission.admit(0).unwrap();
+        permit.cover(MIN_REQUEST_BYTES).unwrap();
+        assert_eq!(admission.in_flight_bytes.load(Ordering::Relaxed), MIN_REQUEST_BYTES);
+        permit.cover(MIN_REQUEST_BYTES + 1).unwrap();
+        assert_eq!(admission.in_flight_bytes.load(Ordering::Relaxed), MIN_REQUEST_BYTES + GROWTH_BYTES);
+        admission.set_queued_bytes(1_000_000);
+        assert!(matches!(permit.cover(500_000), Err(Refusal::QueueFull { bytes: 1_000_000, .. })));
+        drop(permit);
+        assert_eq!(admission.in_flight_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -9,7 +9,6 @@
 //! whole way, since its sequence number would otherwise look lost.
 
 pub mod admission;
-pub mod encoding;
 pub mod refusal;
 
 use std::sync::Arc;
@@ -19,7 +18,8 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceResponse,
@@ -29,13 +29,14 @@ use tokio::sync::Semaphore;
 use crate::auth::Token;
 use crate::batch_id::{self, BatchId};
 use crate::clock::now_unix_nano;
+use crate::encoding::Encoding;
 use crate::otlp::{Signal, logs, metrics};
 use crate::self_metrics::SelfMetrics;
 use crate::store::inbox::Batch;
 use crate::writer::Queue;
 
 use admission::{Admission, Permit};
-use encoding::Encoding;
+
 use refusal::{PROTOBUF, Refusal, protobuf};
 
 /// How long a request's body may take to come.
@@ -59,12 +60,15 @@ pub struct Door {
     /// The largest body, after decompression.
     pub max_decompressed_bytes: usize,
     /// How many requests are decompressed and checked at the same time: each may take a multiple of its size.
-    pub decoders: Semaphore,
+    pub decoders: Arc<Semaphore>,
 }
 
-/// What a request turned out to be.
+/// What a request turned out to be. Its permit goes where its body goes: when the sender hangs up in the middle, the
+/// bytes stay counted for as long as they are in memory.
 #[derive(Debug)]
 struct Checked {
+    body: Bytes,
+    permit: Permit,
     records: u64,
     decoded_bytes: usize,
     /// What is not stored, for the sender.
@@ -113,15 +117,16 @@ impl Door {
         let batch_id =
             headers.get(batch_id::HEADER).map(|value| BatchId::parse(value.as_bytes())).transpose()?;
         let mut permit = self.admit(headers)?;
-        let body = self.read(body).await?;
-        permit.shrink_to(body.len() as u64);
-        let checked = self.check(signal, encoding, body.clone()).await?;
-        if checked.records > 0 || batch_id.is_some() {
-            self.enqueue(signal, batch_id, encoding, &checked, &body).await?;
+        let body = self.read(body, &mut permit).await?;
+        let bytes = body.len() as u64;
+        permit.shrink_to(bytes);
+        let checked = self.check(signal, encoding, body, permit).await?;
+        let (records, points) = (checked.records, checked.points.clone());
+        if records > 0 || batch_id.is_some() {
+            self.enqueue(signal, batch_id, encoding, checked).await?;
         }
-        self.metrics.accepted(signal, checked.records, body.len() as u64);
-        drop(permit);
-        Ok(self.acknowledge(signal, &checked.points))
+        self.metrics.accepted(signal, records, bytes);
+        Ok(self.acknowledge(signal, &points))
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<Permit, Refusal> {
@@ -130,36 +135,54 @@ impl Door {
             Some(length) if length > self.max_request_bytes as u64 => {
                 Err(Refusal::TooLarge { limit: self.max_request_bytes })
             }
-            // A body of unknown length is taken for the largest that it may be.
-            length => self.admission.admit(length.unwrap_or(self.max_request_bytes as u64)),
+            // A body of unknown length (Envoy's compressor sends such) takes its room as it comes.
+            length => self.admission.admit(length.unwrap_or(0)),
         }
     }
 
-    async fn read(&self, body: &mut Body) -> Result<Bytes, Refusal> {
-        let read = Limited::new(body, self.max_request_bytes).collect();
-        match tokio::time::timeout(BODY_TIMEOUT, read).await {
-            Err(_) => Err(Refusal::Slow { seconds: BODY_TIMEOUT.as_secs() }),
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Refusal::TooLarge { limit: self.max_request_bytes })
+    async fn read(&self, body: &mut Body, permit: &mut Permit) -> Result<Bytes, Refusal> {
+        let read = async {
+            let mut bytes = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| Refusal::Body(error.to_string()))?;
+                let Ok(data) = frame.into_data() else { continue };
+                let length = bytes.len().saturating_add(data.len());
+                if length > self.max_request_bytes {
+                    return Err(Refusal::TooLarge { limit: self.max_request_bytes });
+                }
+                permit.cover(length as u64)?;
+                bytes.extend_from_slice(&data);
             }
-            Ok(Err(error)) => Err(Refusal::Body(error.to_string())),
-        }
+            Ok(bytes.freeze())
+        };
+        let slow = |_| Refusal::Slow { seconds: BODY_TIMEOUT.as_secs() };
+        tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(slow)?
     }
 
     /// Decompresses and decodes the request: what passes here can be decoded again when it is stored.
-    async fn check(&self, signal: Signal, encoding: Encoding, body: Bytes) -> Result<Checked, Refusal> {
-        let _decoder = self.decoders.acquire().await.map_err(|_| Refusal::ShuttingDown)?;
+    async fn check(
+        &self,
+        signal: Signal,
+        encoding: Encoding,
+        body: Bytes,
+        permit: Permit,
+    ) -> Result<Checked, Refusal> {
+        let decoders = Arc::clone(&self.decoders);
+        let decoder = decoders.acquire_owned().await.map_err(|_| Refusal::ShuttingDown)?;
         let limit = self.max_decompressed_bytes;
         let work = move || {
+            // Held until the work is done, even when nobody waits for it any more.
+            let _decoder = decoder;
             let decoded = encoding.decode(&body, limit)?;
+            let decoded_bytes = decoded.len();
             let points = match signal {
                 Signal::Logs => {
                     metrics::Validated { accepted: logs::validate(&decoded)?, ..Default::default() }
                 }
                 Signal::Metrics => metrics::validate(&decoded)?,
             };
-            Ok(Checked { records: points.accepted, decoded_bytes: decoded.len(), points })
+            drop(decoded);
+            Ok(Checked { body, permit, records: points.accepted, decoded_bytes, points })
         };
         tokio::task::spawn_blocking(work).await.unwrap_or(Err(Refusal::ShuttingDown))
     }
@@ -169,8 +192,7 @@ impl Door {
         signal: Signal,
         batch_id: Option<BatchId>,
         encoding: Encoding,
-        checked: &Checked,
-        body: &Bytes,
+        checked: Checked,
     ) -> Result<(), Refusal> {
         let batch = Batch {
             signal,
@@ -179,9 +201,9 @@ impl Door {
             encoding,
             decoded_bytes: i64::try_from(checked.decoded_bytes).unwrap_or(i64::MAX),
             records: i64::try_from(checked.records).unwrap_or(i64::MAX),
-            body: body.to_vec(),
+            body: checked.body.into(),
         };
-        self.queue.enqueue(batch).await.map_err(Refusal::Unavailable)
+        self.queue.enqueue(batch, checked.permit).await.map_err(Refusal::Unavailable)
     }
 
     fn acknowledge(&self, signal: Signal, points: &metrics::Validated) -> Response<Body> {

@@ -8,8 +8,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use prost::Message;
 
-use super::encoding::DecodeError;
 use crate::batch_id::InvalidBatchId;
+use crate::encoding::DecodeError;
 use crate::otlp::Malformed;
 
 /// The media type of OTLP's requests and answers.

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::accounting::{self, Accounting};
 use super::inbox::{self, Batch};
 use super::{StoreError, TENANT};
+use crate::encoding::Encoding;
 use crate::otlp::Signal;
-use crate::receive::encoding::Encoding;
 
 /// A dead letter, without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

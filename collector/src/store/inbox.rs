@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::accounting::{self, Accounting};
 use super::{StoreError, TENANT};
+use crate::encoding::Encoding;
 use crate::otlp::Signal;
-use crate::receive::encoding::Encoding;
 
 /// A request in, or for, the inbox.
 #[derive(Debug, Clone, PartialEq, Eq)]

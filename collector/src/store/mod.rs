@@ -75,6 +75,14 @@ pub enum OpenError {
         /// The first findings.
         reason: String,
     },
+    /// The file system cannot hold a write-ahead log.
+    #[error("`{path}` cannot have a write-ahead log (journal mode `{found}`): a local file system is needed")]
+    JournalMode {
+        /// The file.
+        path: PathBuf,
+        /// The mode that SQLite fell back to.
+        found: String,
+    },
     /// SQLite cannot open or prepare it.
     #[error("`{path}`: {source}")]
     Sqlite {
@@ -175,7 +183,11 @@ fn open_writable(path: &Path, create: OpenFlags) -> Result<Connection, OpenError
         if let Err(error) = identify(&mut connection, path)? {
             return Ok(Err(error));
         }
-        connection.pragma_update(None, "journal_mode", "wal")?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        if mode != "wal" {
+            return Ok(Err(OpenError::JournalMode { path: path.to_owned(), found: mode }));
+        }
         // FULL: a commit returns when the write-ahead log is on disk. An acknowledgement promises no less.
         connection.pragma_update(None, "synchronous", "full")?;
         // Checkpoints are the writer's own work, since SQLite hides the errors of automatic ones.

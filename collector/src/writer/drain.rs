@@ -13,10 +13,10 @@ use rusqlite::{Connection, params};
 use super::Writer;
 use crate::batch_id::BatchId;
 use crate::clock::now_unix_nano;
+use crate::encoding::Encoding;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
 use crate::otlp::{Malformed, Signal, dead, decode, logs, metrics};
-use crate::receive::encoding::Encoding;
 use crate::store::accounting::{self, Accounting};
 use crate::store::inbox::{self, Batch};
 use crate::store::logs::Origin;
@@ -25,7 +25,7 @@ use crate::store::{self, StoreError, TENANT, dead_letters, senders};
 
 /// A transaction takes at most so many batches, and so many bytes beyond its first: new requests wait behind it.
 const MAX_BATCHES: u32 = 64;
-const MAX_DECODED_BYTES: i64 = 4 * 1024 * 1024;
+const MAX_DECODED_BYTES: i64 = 1024 * 1024;
 /// Batch ids older than this are forgotten, some with each transaction. Senders give up after an hour at most.
 const BATCH_ID_MAX_AGE_NANOS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 const PRUNED_PER_TRANSACTION: i64 = 128;

@@ -8,6 +8,8 @@ use tempfile::tempdir;
 
 use crate::support::*;
 
+type Headers = &'static [(&'static str, &'static str)];
+
 const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 
 /// `google.rpc.Status`, as any OTLP client reads it.
@@ -24,8 +26,11 @@ fn every_mistake_has_its_status_and_a_readable_reason() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
     let good = numbered("a", 1).encode_to_vec();
-    let long = "a".repeat(129);
-    let cases: [(&str, &[(&str, &str)], &[u8], u16, &str); 12] = [
+    const LONG: &str = match str::from_utf8(&[b'a'; 129]) {
+        Ok(text) => text,
+        Err(_) => "",
+    };
+    let cases: [(&str, Headers, &[u8], u16, &str); 12] = [
         ("/v1/traces", &[PROTOBUF], &good, 404, "/v1/traces"),
         ("/v1/logs", &[], &good, 415, "only application/x-protobuf"),
         ("/v1/logs", &[("content-type", "application/json")], b"{}", 415, "only application/x-protobuf"),
@@ -35,7 +40,7 @@ fn every_mistake_has_its_status_and_a_readable_reason() {
         ("/v1/logs", &[PROTOBUF], &[10, 6, 18, 4, 18, 2, 50, 1], 400, "LogRecord"),
         ("/v1/metrics", &[PROTOBUF], b"not protobuf", 400, "ExportMetricsServiceRequest"),
         ("/v1/logs", &[PROTOBUF, ("content-encoding", "gzip")], &good, 400, "gzip"),
-        ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", &long)], &good, 400, "129 bytes"),
+        ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", LONG)], &good, 400, "129 bytes"),
         ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", "a b")], &good, 400, "visible ASCII"),
         ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", "")], &good, 400, "visible ASCII"),
     ];
@@ -70,7 +75,7 @@ fn good_requests_are_answered_with_a_response_message() {
     let collector = Collector::start(data.path(), &[]);
     let body = numbered("a", 3).encode_to_vec();
     let url = format!("{}/v1/logs", collector.otlp);
-    let variants: [(&[(&str, &str)], Vec<u8>); 4] = [
+    let variants: [(Headers, Vec<u8>); 4] = [
         (&[PROTOBUF], body.clone()),
         (&[("content-type", "Application/X-Protobuf; charset=x")], body.clone()),
         (&[PROTOBUF, ("content-encoding", "identity")], body.clone()),

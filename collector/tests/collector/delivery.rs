@@ -34,7 +34,7 @@ fn gaps_in_a_senders_sequence_are_shown_over_both_signals() {
     let collector = Collector::start(data.path(), &[]);
     let send = |sequence: u64| {
         let batch_id = format!("{UUID}-{sequence}");
-        let answer = if sequence % 2 == 0 {
+        let answer = if sequence.is_multiple_of(2) {
             let point = point(T0, T0 + sequence * SECOND, vec![], &[0.1]);
             collector.metrics(&metrics_of(DELTA, vec![point]), Some(&batch_id))
         } else {
@@ -115,6 +115,30 @@ fn records_that_no_row_can_hold_are_set_aside_and_their_neighbours_are_stored() 
     let (_, list, _) = run(&["dead-letters", "list", "--data", data.path().to_str().unwrap()]);
     assert!(list.contains("timeUnixNano `18446744073709551615` is out of range"), "{list}");
     assert!(list.contains("at most 1048576 are allowed"), "{list}");
+}
+
+#[test]
+fn a_queued_batch_that_no_longer_decodes_is_set_aside_whole_and_blocks_nothing() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    // As if another version had let it in: one good record, and then nonsense.
+    let body = [prost::Message::encode_to_vec(&numbered("half", 1)), vec![0xff]].concat();
+    let mut connection = Connection::open(data.path().join("offpath.db")).unwrap();
+    let transaction = connection.transaction().unwrap();
+    transaction
+        .execute(
+            "INSERT INTO inbox (tenant, signal, received_unix_nano, encoding, decoded_bytes, records, body)
+             VALUES ('default', 'logs', 1, 'identity', length(?1), 3, ?1)",
+            [&body],
+        )
+        .unwrap();
+    let count = "UPDATE accounting SET received = 3, queued = 3, queued_bytes = ?1 WHERE signal = 'logs'";
+    transaction.execute(count, [body.len() as i64]).unwrap();
+    transaction.commit().unwrap();
+    eventually("the dead letter", || (collector.json("/api/accounting")["dead_lettered"] == 3).then_some(()));
+    assert_eq!(collector.logs(&numbered("good", 2), None).status, 200);
+    let expected = json!({"received": 5, "stored": 2, "deduplicated": 0, "dead_lettered": 3, "queued": 0});
+    assert_eq!(collector.settled(), expected);
 }
 
 #[test]

@@ -174,6 +174,7 @@ fn mistakes_are_named_and_answers_are_bounded() {
         ("q=0.5,x", "q"),
         ("q=0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0", "q"),
         ("from=now", "from"),
+        ("from=2026-01-01T00:00:00Z&to=2026-01-01T00:00:00Z", "from"),
         ("limit=1", "limit"),
     ];
     for (query, parameter) in cases {

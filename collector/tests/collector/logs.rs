@@ -123,6 +123,23 @@ fn pages_neither_skip_nor_repeat_while_records_arrive() {
 }
 
 #[test]
+fn a_page_of_large_records_ends_early_and_goes_on() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let large = "x".repeat(1_000_000);
+    for _ in 0..5 {
+        let records = vec![record(&large); 8];
+        assert_eq!(collector.logs(&logs_of(records), None).status, 200);
+    }
+    collector.settled();
+    let first = collector.json("/api/logs?limit=1000");
+    assert_eq!(first["records"].as_array().unwrap().len(), 16);
+    let cursor = first["next_cursor"].as_str().unwrap();
+    let second = collector.json(&format!("/api/logs?limit=1000&cursor={cursor}"));
+    assert_eq!(second["records"].as_array().unwrap().len(), 16);
+}
+
+#[test]
 fn limits_are_exact_and_mistakes_are_named() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
@@ -136,6 +153,7 @@ fn limits_are_exact_and_mistakes_are_named() {
         ("limit=0", "limit", "1 to 1000"),
         ("from=yesterday", "from", "RFC 3339"),
         ("to=2026-01-01", "to", "RFC 3339"),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "from", "before `to`"),
         ("status=2x", "status", "100 to 999"),
         ("status=99", "status", "100 to 999"),
         ("min_duration_ms=-1", "min_duration_ms", "0 or a positive"),

@@ -163,7 +163,11 @@ pub(crate) struct Answer {
 impl Answer {
     fn of(response: ureq::http::Response<ureq::Body>) -> Self {
         let (parts, mut body) = response.into_parts();
-        Self { status: parts.status.as_u16(), headers: parts.headers, body: body.read_to_vec().unwrap() }
+        Self {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: body.with_config().limit(64 << 20).read_to_vec().unwrap(),
+        }
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {

@@ -105,7 +105,7 @@ impl Summary {
             window_seconds: now.duration_since(from).as_secs_f64().max(1.0),
             routes,
             all,
-            statuses: stage.collector.latency("by=status&q=0.5,0.95,0.99").await?,
+            statuses: stage.collector.latency("by=status&step=31536000&q=0.5,0.95,0.99").await?,
             envoy: stage.envoy.accounting().await?,
             collector: stage.collector.accounting().await?,
         })

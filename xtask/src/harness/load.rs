@@ -153,10 +153,10 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// When there is no connection.
-pub async fn send_and_leave(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<TcpStream> {
+pub async fn send_and_leave(address: SocketAddr, bytes: &[u8]) -> anyhow::Result<()> {
     let mut stream = connect(address).await?;
     stream.write_all(bytes).await.context("cannot send")?;
-    Ok(stream)
+    stream.shutdown().await.context("cannot close")
 }
 
 async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {

@@ -9,7 +9,10 @@
 )]
 
 mod configuration;
+mod delivery;
 mod exactly_once;
+mod hostile;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
+mod storage;

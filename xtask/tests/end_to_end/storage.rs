@@ -1,0 +1,135 @@
+//! What is in the database afterwards: without secrets, twice when the plugin is loaded twice, and also what Envoy's own
+//! OTLP logger sends.
+
+use hyper::header;
+use serde_json::{Value, json};
+use xtask::harness::{
+    bootstrap::{Bootstrap, HTTP_CONNECTION_MANAGER, Mode},
+    collector::Collector,
+    load, wait,
+};
+
+use crate::proxy::{ENVOY_1_40, EVERYWHERE, Proxy, bootstrap, collector, folder};
+
+async fn stored(collector: &Collector, records: u64) {
+    wait::until_equal("the records stored", &records, async || Ok(collector.accounting().await?.stored))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_never_reach_the_database() {
+    for (release, mode) in EVERYWHERE {
+        let folder = folder().await;
+        let collector = collector(&folder).await;
+        let listed = json!(["authorization", "cookie", "x-tenant"]);
+        let keys =
+            [("logs.request_headers", listed), ("logs.response_headers", json!(["set-cookie", "server"]))];
+        let proxy = Proxy::start(release, bootstrap(release, mode, &keys).await, collector.otlp()).await;
+        load::keep_alive(proxy.address(), 1, 5, |_| {
+            let mut request =
+                load::get("/orders/7?Access_Token=hunter2&password=hunter2&X-Amz-Signature=hunter2&size=3")?;
+            let headers = request.headers_mut();
+            headers.insert(header::AUTHORIZATION, "Bearer hunter2".parse()?);
+            headers.insert(header::COOKIE, "session=hunter2".parse()?);
+            headers.insert("x-tenant", "acme".parse()?);
+            headers.insert("x-api-key", "hunter2".parse()?);
+            Ok(request)
+        })
+        .await
+        .unwrap();
+        stored(&collector, 5).await;
+
+        for record in collector.logs("").await.unwrap() {
+            let attributes = &record.attributes;
+            assert_eq!(
+                attributes["url.query"],
+                "Access_Token=REDACTED&password=REDACTED&X-Amz-Signature=REDACTED&size=3"
+            );
+            assert_eq!(attributes["http.request.header.authorization"], json!(["REDACTED"]));
+            assert_eq!(attributes["http.request.header.cookie"], json!(["REDACTED"]));
+            assert_eq!(attributes["http.request.header.x-tenant"], json!(["acme"]));
+            assert_eq!(attributes["http.response.header.server"], json!(["envoy"]));
+        }
+        let holds = |text: &[u8]| {
+            let mut files = std::fs::read_dir(folder.path().join("data")).unwrap();
+            files.any(|file| {
+                let bytes = std::fs::read(file.unwrap().path()).unwrap();
+                bytes.windows(text.len()).any(|window| window == text)
+            })
+        };
+        assert!(holds(b"acme"), "what is recorded can be found in the files");
+        assert!(!holds(b"hunter2"), "a secret is in the database ({mode:?})");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_with_both_modes_records_each_request_twice() {
+    let folder = folder().await;
+    let collector = collector(&folder).await;
+    let mut both = bootstrap(ENVOY_1_40, Mode::AccessLogger, &[]).await;
+    let mut filter = bootstrap(ENVOY_1_40, Mode::HttpFilter, &[]).await;
+    let filters = filter.at(&format!("{HTTP_CONNECTION_MANAGER}/http_filters")).unwrap().clone();
+    *both.at(&format!("{HTTP_CONNECTION_MANAGER}/http_filters")).unwrap() = filters;
+    let proxy = Proxy::start(ENVOY_1_40, both, collector.otlp()).await;
+    load::keep_alive(proxy.address(), 4, 50, |n| load::get(&format!("/orders/{n}?n={n}"))).await.unwrap();
+    stored(&collector, 100).await;
+
+    let mut numbers: Vec<u64> = collector
+        .logs("")
+        .await
+        .unwrap()
+        .iter()
+        .map(|record| record.query_parameter("n").unwrap().parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert!(numbers.iter().copied().eq((0..50).flat_map(|n| [n, n])), "{numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_envoys_own_otlp_logger_are_stored_too() {
+    let folder = folder().await;
+    let collector = collector(&folder).await;
+    let mut bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &[]).await;
+    use_envoys_own_logger(&mut bootstrap, collector.otlp());
+    let proxy = Proxy::start(ENVOY_1_40, bootstrap, collector.otlp()).await;
+    load::keep_alive(proxy.address(), 4, 40, |n| load::get(&format!("/orders/{n}?n={n}"))).await.unwrap();
+    stored(&collector, 40).await;
+
+    let records = collector.logs("").await.unwrap();
+    let mut paths: Vec<&str> =
+        records.iter().map(|record| record.attributes["path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    assert_eq!(paths.len(), 40);
+    for record in &records {
+        assert_eq!(record.attributes["response_code"], "200");
+        assert_eq!(record.body, json!("HTTP/1.1 200"));
+        assert_eq!(record.resource["service.name"], "native");
+    }
+}
+
+/// In the plugin's place.
+fn use_envoys_own_logger(bootstrap: &mut Bootstrap, collector: std::net::SocketAddr) {
+    let attribute = |key: &str, value: &str| json!({"key": key, "value": {"string_value": value}});
+    let logger: Value = json!([{
+        "name": "envoy.access_loggers.open_telemetry",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+            "http_service": {"http_uri": {
+                "uri": format!("http://{collector}/v1/logs"),
+                "cluster": "offpath_collector",
+                "timeout": "5s",
+            }},
+            "body": {"string_value": "%PROTOCOL% %RESPONSE_CODE%"},
+            "attributes": {"values": [
+                attribute("path", "%REQ(:PATH)%"),
+                attribute("response_code", "%RESPONSE_CODE%"),
+                attribute("duration", "%DURATION%"),
+                attribute("upstream_cluster", "%UPSTREAM_CLUSTER%"),
+            ]},
+            "resource_attributes": {"values": [attribute("service.name", "native")]},
+        },
+    }]);
+    *bootstrap.at(&format!("{HTTP_CONNECTION_MANAGER}/access_log")).unwrap() = logger;
+}
