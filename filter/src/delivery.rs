@@ -226,6 +226,14 @@ impl Delivery {
         ledger.set(Stat::QueueBytes, self.queue.bytes());
     }
 
+    /// Throws away all that waits or is under way, uncounted.
+    pub fn forget(&mut self) {
+        self.in_flight.clear();
+        for batch in self.queue.take_all(|_| true) {
+            self.queue.release(&batch);
+        }
+    }
+
     /// Data points that were not delivered and can be told with the next export.
     pub fn take_handed_back(&mut self) -> Vec<DeltaPoints> {
         std::mem::take(&mut self.handed_back)

@@ -165,6 +165,18 @@ impl Pipeline {
         self.delivery.abandon(&mut self.ledger);
     }
 
+    /// Throws away all that is held, uncounted: another machine has counted it, taking this one for lost.
+    pub fn forget(&mut self) {
+        self.batcher.seal();
+        self.delivery.forget();
+        self.ledger.forget_pending();
+    }
+
+    /// Names this instance.
+    pub fn instance_id(&self) -> [u8; 16] {
+        self.instance_id.into_bytes()
+    }
+
     /// The batch to send now, if any; its fate comes back by [`Pipeline::dispatched`] or [`Pipeline::refused`].
     pub fn take_next(&mut self, now_unix_nano: u64) -> Option<SealedBatch> {
         let next = self.delivery.take_next(now_unix_nano, &mut self.ledger);

@@ -5,6 +5,7 @@
 //! root context only: a stream's calls die with it. What happens in every hook ends with the statistics told.
 
 mod host;
+mod lease;
 mod plugin;
 
 use std::cell::RefCell;

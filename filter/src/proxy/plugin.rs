@@ -5,6 +5,7 @@ use std::time::Duration;
 use log::{error, info, warn};
 
 use super::host::{self, Expression, Statistics};
+use super::lease::Lease;
 use crate::capture::Captured;
 use crate::config::{Config, ConfigError};
 use crate::otlp::answer::Answer;
@@ -18,6 +19,7 @@ pub(super) struct Plugin {
     pipeline: Pipeline,
     expression: Option<Expression>,
     statistics: Statistics,
+    lease: Lease,
     captured: Captured,
     drain_is_reported: bool,
 }
@@ -43,6 +45,7 @@ impl Plugin {
         }
         host::set_tick_period(pipeline.tick_period());
         Ok(Self {
+            lease: Lease::new(pipeline.instance_id()),
             pipeline,
             expression,
             statistics: Statistics::define(),
@@ -59,7 +62,13 @@ impl Plugin {
     }
 
     pub(super) fn tick(&mut self) {
-        self.pipeline.tick(host::now_unix_nano());
+        let now = host::now_unix_nano();
+        if !self.lease.round(now, &self.statistics) {
+            warn!("taken for lost by another worker: what was held is counted as lost");
+            self.lease.forget();
+            self.pipeline.forget();
+        }
+        self.pipeline.tick(now);
         self.tell();
     }
 
@@ -115,6 +124,7 @@ impl Plugin {
     pub(super) fn end(&mut self) {
         self.pipeline.abandon();
         self.tell();
+        self.lease.release();
         if let Some(expression) = self.expression.take() {
             expression.delete();
         }
@@ -140,6 +150,8 @@ impl Plugin {
         for line in self.pipeline.take_spilled() {
             warn!("{line}");
         }
-        self.pipeline.ledger().take_changes(|stat, change| self.statistics.add(stat, change));
+        let ledger = self.pipeline.ledger();
+        ledger.take_changes(|stat, change| self.statistics.add(stat, change));
+        self.lease.hold(ledger);
     }
 }
