@@ -1,6 +1,6 @@
 //! The border to the guest: every host function that it may import, and the checks of a module before it is loaded.
 //!
-//! In come the guest's raw arguments; out go calls on plain data in [`crate::vm`] and [`crate::world`], and back the
+//! In come the guest's raw arguments; out go calls on plain data in `crate::vm` and `crate::world`, and back the
 //! status and bytes that Envoy would return. Only this module and its children read or write guest memory.
 //!
 //! Which host functions exist, their encodings and statuses follow proxy-wasm ABI 0.2.1 as proxy-wasm-cpp-host and

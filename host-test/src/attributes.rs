@@ -70,6 +70,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) response_trailers: Option<&'a Headers>,
     pub(crate) node: &'a Node,
     pub(crate) root_id: &'a str,
+    /// Whether the context is a stream's own, which knows its connection; a logger's root context does not.
+    pub(crate) is_stream: bool,
 }
 
 /// The groups of attributes that exist only within a stream.
@@ -82,7 +84,8 @@ impl Scope<'_> {
         match name {
             "xds" => return Some(Attribute::Object(xds(self))),
             "plugin_root_id" => return Some(string(self.root_id)),
-            "plugin_name" | "plugin_vm_id" => return Some(string("")),
+            "plugin_name" => return Some(string("offpath")),
+            "plugin_vm_id" => return Some(string("")),
             _ => {}
         }
         let stream = self.stream?;
@@ -93,7 +96,7 @@ impl Scope<'_> {
             "upstream" => upstream(stream),
             "source" => peer(&stream.source_address, stream.source_port),
             "destination" => peer(&stream.destination_address, stream.destination_port),
-            "connection_id" => return stream.connection_id.map(Attribute::Uint),
+            "connection_id" => return stream.connection_id.filter(|_| self.is_stream).map(Attribute::Uint),
             _ => return None,
         };
         Some(Attribute::Object(object))
@@ -110,6 +113,9 @@ pub(crate) enum PropertyError {
 /// `proxy_get_property`: walks the NUL-separated `path` and encodes what is there.
 pub(crate) fn property(scope: &Scope<'_>, path: &[u8]) -> Result<Vec<u8>, PropertyError> {
     const NOT_FOUND: PropertyError = PropertyError::Status(Status::NotFound);
+    if path.is_empty() {
+        return Err(PropertyError::Status(Status::SerializationFailure));
+    }
     let mut parts =
         path.split(|byte| *byte == 0).map(|part| std::str::from_utf8(part).map_err(|_| NOT_FOUND));
     let top = parts.next().ok_or(NOT_FOUND)??;

@@ -1,8 +1,9 @@
 //! Envoy's foreign functions for CEL: `expr_create`, `expr_evaluate`, `expr_delete`.
 //!
-//! In comes the guest's argument, out goes the bytes that Envoy returns. Expressions belong to the root context of the
-//! context that is being called. Where a string is not UTF-8 (Envoy's are bytes), it is a CEL `bytes` here, which
-//! encodes alike; comparing or searching such a value is an error here and is not in Envoy.
+//! In comes the guest's argument, out go the bytes that Envoy returns. Expressions belong to the root context of the
+//! context that is being called. Three corners differ from Envoy on purpose, for the CEL crate's sake: a string that is
+//! not UTF-8 (Envoy's are bytes) is a CEL `bytes` here, which encodes alike but cannot be searched; header names are
+//! looked up as they are written, and in Envoy whatever their case; `type(…)` can be returned, and in Envoy cannot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -142,8 +143,9 @@ fn value(attribute: Attribute) -> Value {
             Value::from(map)
         }
         Attribute::Object(object) => {
-            let map: HashMap<Key, Value> =
-                object.into_iter().map(|(name, field)| (Key::from(name), value(field))).collect();
+            let fields = object.into_iter().map(|(name, field)| (Key::from(name), value(field)));
+            // No attribute has such a name: it is what tells a group, which can't be encoded, from a map, which can.
+            let map: HashMap<Key, Value> = fields.chain([(Key::Bool(true), Value::Null)]).collect();
             Value::from(map)
         }
     }
@@ -174,6 +176,13 @@ fn encode(value: &Value) -> Result<Vec<u8>, Status> {
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|_| Status::SerializationFailure)?;
             encode_pairs(items.iter().map(|item| (item.as_slice(), &b""[..])))
+        }
+        Value::Map(map) => {
+            let pairs = map.map.iter().map(|(name, value)| Ok((encode(&Value::from(name))?, encode(value)?)));
+            let pairs = pairs
+                .collect::<Result<BTreeMap<_, _>, _>>()
+                .map_err(|_: Status| Status::SerializationFailure)?;
+            encode_pairs(pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice())))
         }
         _ => return Err(Status::SerializationFailure),
     })

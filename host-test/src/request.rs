@@ -13,10 +13,10 @@ use crate::stream_info::{Headers, StreamInfo, Upstream};
 /// How far into the proxy a request came: what an HTTP filter sees of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Reached {
-    /// It failed in the codec: no filter ever heard of it.
-    Codec,
-    /// A filter before the plugin answered it: the plugin hears of it only when it is logged.
-    EarlierFilter,
+    /// Its client went away before its headers were complete: no filter ever heard of it.
+    Nothing,
+    /// The codec or a filter before the plugin answered it: the plugin hears of it only when it is logged.
+    LocalReply,
     /// It passed the plugin.
     #[default]
     Plugin,
@@ -77,18 +77,32 @@ impl Request {
 
     /// A request that the codec refused, such as one of an unknown method: nothing is known but that it came.
     pub fn malformed() -> Self {
-        let info = StreamInfo {
+        const DOWNSTREAM_PROTOCOL_ERROR: u64 = 1 << 18;
+        let mut info = Self::without_headers("http1.codec_error", DOWNSTREAM_PROTOCOL_ERROR);
+        info.bytes_sent = 11;
+        Self { info, reached: Reached::LocalReply }
+    }
+
+    /// A request whose client went away before its headers were complete: an access logger hears of it.
+    pub fn abandoned() -> Self {
+        const DOWNSTREAM_CONNECTION_TERMINATION: u64 = 1 << 14;
+        let info = Self::without_headers("downstream_remote_disconnect", DOWNSTREAM_CONNECTION_TERMINATION);
+        Self { info, reached: Reached::Nothing }
+    }
+
+    fn without_headers(details: &str, flags: u64) -> StreamInfo {
+        StreamInfo {
             duration: Some(Duration::from_micros(80)),
             protocol: Some(b"HTTP/1.1".to_vec()),
-            response_code_details: Some(b"http1.codec_error".to_vec()),
+            response_code_details: Some(details.into()),
+            response_flags: flags,
             source_address: b"10.0.0.7:40312".to_vec(),
             source_port: Some(40312),
             destination_address: b"10.0.0.1:8080".to_vec(),
             destination_port: Some(8080),
             connection_id: Some(1),
             ..StreamInfo::default()
-        };
-        Self { info, reached: Reached::Codec }
+        }
     }
 
     /// Adds a request header.
@@ -124,7 +138,7 @@ impl Request {
 
     /// Says that a filter before the plugin answered it, with Envoy's reason.
     pub fn answered_early(mut self, details: impl AsRef<[u8]>) -> Self {
-        self.reached = Reached::EarlierFilter;
+        self.reached = Reached::LocalReply;
         self.without_upstream(details)
     }
 
@@ -183,9 +197,7 @@ impl<'a> Exchange<'a> {
     pub fn respond(mut self, status: u16) -> Result<()> {
         let info = &mut self.request.info;
         info.response_code = Some(status);
-        if self.request.reached != Reached::Codec {
-            info.response_headers.get_or_insert_default().set(":status", status.to_string());
-        }
+        info.response_headers.get_or_insert_default().set(":status", status.to_string());
         self.proxy.finish_request(self.worker, self.request)
     }
 

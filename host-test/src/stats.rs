@@ -82,8 +82,8 @@ impl MetricIds {
             MetricKind::Gauge => gauges,
             MetricKind::Histogram => histograms,
         };
-        let id = (*defined << KIND_BITS) | kind.code();
         *defined = defined.wrapping_add(1);
+        let id = (*defined << KIND_BITS) | kind.code();
         self.names.insert(id, name);
         id
     }

@@ -1,7 +1,7 @@
 //! What the proxy knows of one request when it has ended, as Envoy's stream info and header maps hold it.
 //!
-//! This one description is what both ways of reading a request ([`crate::attributes`] one by one, and
-//! [`crate::expressions`]) are served from. Everything is bytes, and everything that can be absent in Envoy is optional.
+//! This one description is what both ways of reading a request (`crate::attributes` one by one, and
+//! `crate::expressions`) are served from. Everything is bytes, and everything that can be absent in Envoy is optional.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -179,7 +179,7 @@ impl Vm {
         let root = self.active_root?;
         let vm = &mut self.store.data_mut().vm;
         let plugin = Rc::clone(&vm.contexts.get(&root)?.plugin);
-        Some(vm.create_context(Context { root, plugin, ..Context::default() }))
+        Some(vm.create_context(Context { root, plugin, is_stream: true, ..Context::default() }))
     }
 
     /// `on_context_create` of a stream context.
@@ -195,8 +195,8 @@ impl Vm {
         stream: u32,
         info: Rc<StreamInfo>,
     ) -> Result<()> {
-        self.in_stream(world, stream, (Rc::clone(&info), Phase::Other), "proxy_on_done", &[])?;
-        self.in_stream(world, stream, (info, Phase::Other), "proxy_on_delete", &[])?;
+        self.in_stream(world, stream, (Rc::clone(&info), Phase::End), "proxy_on_done", &[])?;
+        self.in_stream(world, stream, (info, Phase::End), "proxy_on_delete", &[])?;
         self.store.data_mut().vm.contexts.remove(&stream);
         Ok(())
     }

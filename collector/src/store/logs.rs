@@ -21,6 +21,8 @@ pub struct Origin {
     pub service: Option<String>,
     /// The scope's name.
     pub scope: Option<String>,
+    /// When the collector received them.
+    pub received_unix_nano: i64,
 }
 
 /// Writes one record.
@@ -43,8 +45,8 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
             TENANT,
             origin.resource_id,
             origin.scope,
-            // Zero means unknown: then the time at which somebody saw it is the best there is.
-            time.or(observed).unwrap_or(0),
+            // Zero means unknown: then the time at which somebody saw it, or we did, is the best there is.
+            time.or(observed).unwrap_or(origin.received_unix_nano),
             observed,
             id(&record.trace_id, 16),
             id(&record.span_id, 8),
@@ -56,12 +58,19 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
             text(&attributes, "url.path"),
             text(&attributes, "http.route"),
             attributes.get("http.response.status_code").and_then(Value::as_i64),
-            attributes.get("http.server.request.duration").and_then(Value::as_f64),
+            duration_seconds(&attributes),
             body,
             body_json,
             json(&attributes)?,
         ])?;
     Ok(())
+}
+
+/// The request's duration: on records of outbound listeners it is the client's.
+fn duration_seconds(attributes: &Attributes) -> Option<f64> {
+    ["http.server.request.duration", "http.client.request.duration"]
+        .iter()
+        .find_map(|name| attributes.get(*name).and_then(Value::as_f64))
 }
 
 /// Attributes as the JSON text that is stored.

@@ -178,6 +178,7 @@ impl Rows<'_> {
             resource_id: store::intern_resource(self.connection, &store::logs::json(&attributes)?)?,
             service: store::logs::text(&attributes, "service.name").map(str::to_owned),
             scope: None,
+            received_unix_nano: self.batch.received_unix_nano,
         };
         self.resource = resource;
         Ok(())

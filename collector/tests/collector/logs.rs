@@ -207,6 +207,19 @@ fn records_of_envoys_own_loggers_keep_their_attributes() {
 }
 
 #[test]
+fn a_record_without_any_time_has_the_one_at_which_it_was_received() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let before = offpath_collector::clock::rfc3339(offpath_collector::clock::now_unix_nano());
+    assert_eq!(collector.logs(&logs_of(vec![LogRecord::default()]), None).status, 200);
+    collector.settled();
+    let after = offpath_collector::clock::rfc3339(offpath_collector::clock::now_unix_nano());
+    let record = collector.json("/api/logs")["records"][0].clone();
+    let time = record["time"].as_str().unwrap();
+    assert!(before.as_str() <= time && time <= after.as_str(), "{before} {time} {after}");
+}
+
+#[test]
 fn structured_bodies_and_nested_attributes_keep_their_types() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);

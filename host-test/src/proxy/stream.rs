@@ -29,8 +29,8 @@ impl Proxy {
                 Some(root) => vm.log(world, root, Rc::new(info)),
                 None => Ok(()),
             },
-            (Mode::HttpFilter, Reached::Codec) => Ok(()),
-            (Mode::HttpFilter, Reached::EarlierFilter) => end_stream(vm, world, None, &Rc::new(info)),
+            (Mode::HttpFilter, Reached::Nothing) => Ok(()),
+            (Mode::HttpFilter, Reached::LocalReply) => end_stream(vm, world, None, &Rc::new(info)),
             (Mode::HttpFilter, Reached::Plugin) => {
                 let stream = pass_filter(vm, world, &info)?;
                 end_stream(vm, world, stream, &Rc::new(info))
@@ -39,75 +39,101 @@ impl Proxy {
     }
 }
 
-/// The hooks of a stream up to its end, in Envoy's order.
+/// The hooks of a stream up to its end, in Envoy's order, each with what is known by then.
 fn pass_filter(vm: &mut Vm, world: &mut World, info: &StreamInfo) -> Result<Option<u32>> {
-    let Some(stream) = vm.create_stream() else {
+    let Some(id) = vm.create_stream() else {
         return Ok(None);
     };
-    vm.announce_stream(world, stream)?;
-    let size = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
-    let count = |headers: &Headers| u32::try_from(headers.len()).unwrap_or(u32::MAX);
+    vm.announce_stream(world, id)?;
+    let mut stream = Stream { vm, world, id };
+    pass_request(&mut stream, info)?;
+    pass_response(&mut stream, info)?;
+    Ok(Some(id))
+}
 
-    let unanswered =
-        StreamInfo { duration: None, response_code: None, response_code_details: None, ..info.clone() };
-    let unanswered =
-        Rc::new(StreamInfo { backend_latency: None, bytes_sent: 0, response_flags: 0, ..unanswered });
-    if let Some(headers) = &info.request_headers {
-        let only_headers = u32::from(info.bytes_received == 0);
-        let scope = (Rc::clone(&unanswered), Phase::RequestHeaders);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_request_headers",
-            &[count(headers), only_headers],
-        )?)?;
-    }
+fn pass_request(stream: &mut Stream<'_>, info: &StreamInfo) -> Result<()> {
+    let Some(headers) = &info.request_headers else {
+        return Ok(());
+    };
+    // The route is chosen, and nothing has been sent anywhere.
+    let unsent = StreamInfo {
+        duration: None,
+        response_code: None,
+        response_code_details: None,
+        response_flags: 0,
+        backend_latency: None,
+        bytes_sent: 0,
+        upstream: None,
+        attempt_count: 0,
+        ..info.clone()
+    };
+    let unread = Rc::new(StreamInfo { bytes_received: 0, ..unsent.clone() });
+    let is_last = u32::from(info.bytes_received == 0);
+    stream.hook("proxy_on_request_headers", &unread, Phase::RequestHeaders, &[count(headers), is_last])?;
     if info.bytes_received > 0 {
-        let scope = (unanswered, Phase::Other);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_request_body",
-            &[size(info.bytes_received), 1],
-        )?)?;
+        // The end comes on its own, as it does with HTTP/1.
+        let unsent = Rc::new(unsent);
+        for chunk in [[size(info.bytes_received), 0], [0, 1]] {
+            stream.hook("proxy_on_request_body", &unsent, Phase::Body, &chunk)?;
+        }
     }
+    Ok(())
+}
 
-    let unended = Rc::new(StreamInfo { duration: None, ..info.clone() });
-    let last = u32::from(info.response_trailers.is_none());
-    if let Some(headers) = &info.response_headers {
-        let only_headers = if info.bytes_sent == 0 { last } else { 0 };
-        let scope = (Rc::clone(&unended), Phase::ResponseHeaders);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_headers",
-            &[count(headers), only_headers],
-        )?)?;
-    }
+fn pass_response(stream: &mut Stream<'_>, info: &StreamInfo) -> Result<()> {
+    let Some(headers) = &info.response_headers else {
+        return Ok(());
+    };
+    let unended = StreamInfo { duration: None, backend_latency: None, ..info.clone() };
+    let begun = Rc::new(StreamInfo { bytes_sent: 0, ..unended.clone() });
+    let unended = Rc::new(unended);
+    let has_trailers = info.response_trailers.is_some();
+    let is_last = u32::from(info.bytes_sent == 0 && !has_trailers);
+    stream.hook("proxy_on_response_headers", &begun, Phase::ResponseHeaders, &[count(headers), is_last])?;
     if info.bytes_sent > 0 {
-        let scope = (Rc::clone(&unended), Phase::Other);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_body",
-            &[size(info.bytes_sent), last],
-        )?)?;
+        stream.hook("proxy_on_response_body", &unended, Phase::Body, &[size(info.bytes_sent), 0])?;
+        if !has_trailers {
+            stream.hook("proxy_on_response_body", &unended, Phase::Body, &[0, 1])?;
+        }
     }
     if let Some(trailers) = &info.response_trailers {
-        let scope = (unended, Phase::ResponseTrailers);
-        must_continue(vm.in_stream(
-            world,
-            stream,
-            scope,
-            "proxy_on_response_trailers",
-            &[count(trailers)],
-        )?)?;
+        stream.hook("proxy_on_response_trailers", &unended, Phase::ResponseTrailers, &[count(trailers)])?;
     }
-    Ok(Some(stream))
+    Ok(())
+}
+
+/// A stream that passes the plugin.
+struct Stream<'a> {
+    vm: &'a mut Vm,
+    world: &'a mut World,
+    id: u32,
+}
+
+impl Stream<'_> {
+    /// Calls a hook, which must let the request go on.
+    fn hook(
+        &mut self,
+        hook: &'static str,
+        info: &Rc<StreamInfo>,
+        phase: Phase,
+        arguments: &[u32],
+    ) -> Result<()> {
+        let scope = (Rc::clone(info), phase);
+        match self.vm.in_stream(self.world, self.id, scope, hook, arguments)? {
+            None | Some(0) => Ok(()),
+            Some(action) => {
+                bail!("the plugin returned action {action} from `{hook}` and would hold the request up")
+            }
+        }
+    }
+}
+
+fn size(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+fn count(headers: &Headers) -> u32 {
+    u32::try_from(headers.len()).unwrap_or(u32::MAX)
 }
 
 /// `on_log`, `on_done`, `on_delete`. A stream that the guest has not heard of is announced to it first.
@@ -124,12 +150,4 @@ fn end_stream(vm: &mut Vm, world: &mut World, stream: Option<u32>, info: &Rc<Str
     };
     vm.log(world, stream, Rc::clone(info))?;
     vm.destroy_stream(world, stream, Rc::clone(info))
-}
-
-/// A hook that returns anything but `Continue` would hold the request up.
-fn must_continue(action: Option<u32>) -> Result<()> {
-    match action {
-        None | Some(0) => Ok(()),
-        Some(action) => bail!("the plugin returned action {action} and would hold the request up"),
-    }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Context {
     pub(super) plugin: Rc<Plugin>,
     pub(super) stream: Option<(Rc<StreamInfo>, Phase)>,
     pub(super) pending_done: bool,
+    /// Whether it belongs to one request rather than to the plugin.
+    pub(super) is_stream: bool,
 }
 
 /// Which of a stream's header maps are at hand.
@@ -77,8 +79,10 @@ pub(crate) enum Phase {
     ResponseHeaders,
     ResponseTrailers,
     Log,
-    /// Bodies, and the end of the stream: no map at all.
-    Other,
+    /// A body, which this host does not have.
+    Body,
+    /// The end of the stream: no map at all.
+    End,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +123,7 @@ impl HostState {
             response_trailers: map(3),
             node: &self.world.node,
             root_id: &context.plugin.root_id,
+            is_stream: context.is_stream,
         }
     }
 
@@ -206,7 +211,9 @@ impl VmState {
     /// The buffer of that number, where `context` has it at the moment.
     pub(crate) fn buffer<'a>(&'a self, context: &'a Context, buffer: u32) -> Result<Option<&'a [u8]>> {
         Ok(match buffer {
-            0 | 1 if context.stream.is_some() => bail!("request and response bodies are not emulated"),
+            0 | 1 if matches!(context.stream, Some((_, Phase::Body))) => {
+                bail!("request and response bodies are not emulated")
+            }
             4 => self.reply_to(context).and_then(Answer::body),
             7 => self.configuring.then_some(context.plugin.configuration.as_slice()),
             _ => Some(&[]),

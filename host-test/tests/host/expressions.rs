@@ -67,6 +67,8 @@ fn results_have_envoys_encodings() {
         ("has(request.useragent) ? request.useragent : 'none'", ok("none")),
         ("xds.node.id", ok("node-1")),
         ("[]", ok([0, 0, 0, 0])),
+        ("response.trailers", ok([0, 0, 0, 0])),
+        ("{'a': 'b'}", ok(b"\x01\0\0\0\x01\0\0\0\x01\0\0\0a\0b\0")),
         (
             "[request.path, response.code, request.headers['x-raw'], '']",
             ok(b"\x04\0\0\0\x02\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0/a\0\0\xc8\0\0\0\0\0\0\0\0\0\xff\xfe\0\0\0\0"),

@@ -48,9 +48,9 @@ fn the_first_of_several_values_is_returned_whatever_the_case_of_the_name() {
 fn an_absent_map_has_no_pairs_and_no_values_while_logging() {
     for map in [REQUEST, REQUEST_TRAILERS, RESPONSE_TRAILERS] {
         let pairs =
-            on_log("proxy_get_header_map_pairs", &[Arg::Int(map), Arg::OutBytes], Request::malformed());
+            on_log("proxy_get_header_map_pairs", &[Arg::Int(map), Arg::OutBytes], Request::abandoned());
         assert_eq!(pairs, Outcome { status: 0, results: vec![Out::Null] }, "map {map}");
-        assert_eq!(value(map, "x", Request::malformed()), refused(Status::NotFound), "map {map}");
+        assert_eq!(value(map, "x", Request::abandoned()), refused(Status::NotFound), "map {map}");
     }
 }
 

@@ -116,6 +116,7 @@ fn a_stream_has_its_hooks_in_envoys_order() {
         CREATE,
         "proxy_on_request_headers",
         "proxy_on_request_body",
+        "proxy_on_request_body",
         "proxy_on_response_headers",
         "proxy_on_response_body",
         "proxy_on_response_trailers",
@@ -123,8 +124,9 @@ fn a_stream_has_its_hooks_in_envoys_order() {
         DONE,
         DELETE,
     ];
-    let mut probe = logging(&hooks);
-    for hook in &hooks[1..6] {
+    let once: std::collections::BTreeSet<_> = hooks.into_iter().collect();
+    let mut probe = logging(&once.into_iter().collect::<Vec<_>>());
+    for hook in &hooks[1..7] {
         probe = probe.returning(hook, 0);
     }
     let mut proxy = Proxy::load(&probe.compile()).mode(Mode::HttpFilter).start().unwrap();
@@ -139,10 +141,13 @@ fn a_filter_hears_late_or_not_at_all_of_requests_that_did_not_reach_it() {
     let probe = logging(&[CREATE, "proxy_on_request_headers", LOG, DONE, DELETE]);
     let mut proxy = Proxy::load(&probe.compile()).mode(Mode::HttpFilter).start().unwrap();
     let before = proxy.log_lines().len();
-    proxy.request(Request::malformed()).respond(400).unwrap();
+    proxy.request(Request::abandoned()).reset().unwrap();
     assert_eq!(logged(&proxy, before), []);
-    proxy.request(get("/").answered_early("denied")).respond(403).unwrap();
-    assert_eq!(logged(&proxy, before), [CREATE, LOG, DONE, DELETE].map(|hook| (VmRole::Worker(0), hook)));
+    for request in [Request::malformed(), get("/").answered_early("denied")] {
+        let before = proxy.log_lines().len();
+        proxy.request(request).respond(403).unwrap();
+        assert_eq!(logged(&proxy, before), [CREATE, LOG, DONE, DELETE].map(|hook| (VmRole::Worker(0), hook)));
+    }
 }
 
 #[test]

@@ -82,6 +82,8 @@ fn what_is_empty_is_a_null_pointer_and_what_is_absent_is_not_found() {
         ("no_such", refused(Status::NotFound)),
         ("connection\0tls_version", refused(Status::NotFound)),
         ("request", refused(Status::SerializationFailure)),
+        ("", refused(Status::SerializationFailure)),
+        ("connection_id", refused(Status::NotFound)),
     ];
     for (path, expected) in cases {
         assert_eq!(read(path, get("/")), expected, "{path:?}");

@@ -16,7 +16,7 @@ fn negative(offset: u64) -> Arg {
     Arg::Long(offset.wrapping_neg())
 }
 
-/// A guest that defines one metric of each kind: ids 0, 1 and 2.
+/// A guest that defines one metric of each kind: ids 4, 5 and 6.
 fn with_metrics() -> Probe {
     let mut probe = Probe::default();
     for (kind, name) in [(COUNTER, "c"), (GAUGE, "g"), (HISTOGRAM, "h")] {
@@ -35,15 +35,15 @@ fn an_id_tells_the_kind_and_a_second_definition_shares_the_value() {
     for (kind, name) in [(COUNTER, "c"), (GAUGE, "g2"), (3, "x")] {
         probe = probe.call("proxy_on_configure", "proxy_define_metric", &define(kind, name));
     }
-    let probe = probe.call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(4), Arg::Long(5)]).call(
+    let probe = probe.call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(8), Arg::Long(5)]).call(
         "proxy_on_log",
         "proxy_get_metric",
-        &[Arg::Int(0), Arg::OutU64],
+        &[Arg::Int(4), Arg::OutU64],
     );
     let mut proxy = Proxy::load(&probe.compile()).start().unwrap();
     let ids: Vec<_> =
         probe.outcomes(&proxy, "proxy_on_configure").into_iter().map(|outcome| outcome.results).collect();
-    assert_eq!(ids, [0, 1, 2, 4, 5, 0].map(|id| vec![Out::Int(id)]));
+    assert_eq!(ids, [4, 5, 6, 8, 9, 0].map(|id| vec![Out::Int(id)]));
     assert_eq!(statuses(&probe, &proxy, "proxy_on_configure").pop(), Some(Status::BadArgument.code()));
     proxy.request(get("/")).respond(200).unwrap();
     assert_eq!(
@@ -56,9 +56,9 @@ fn an_id_tells_the_kind_and_a_second_definition_shares_the_value() {
 fn a_counter_takes_only_increments_above_zero() {
     let mut probe = with_metrics();
     for offset in [Arg::Long(3), Arg::Long(0), negative(1)] {
-        probe = probe.call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(0), offset]);
+        probe = probe.call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(4), offset]);
     }
-    let probe = probe.call("proxy_on_log", "proxy_record_metric", &[Arg::Int(0), Arg::Long(2)]);
+    let probe = probe.call("proxy_on_log", "proxy_record_metric", &[Arg::Int(4), Arg::Long(2)]);
     let mut proxy = Proxy::load(&probe.compile()).start().unwrap();
     proxy.request(get("/")).respond(200).unwrap();
     let bad = Status::BadArgument.code();
@@ -69,8 +69,8 @@ fn a_counter_takes_only_increments_above_zero() {
 #[test]
 fn a_gauge_goes_both_ways_and_is_shared_by_all_machines() {
     let probe = with_metrics()
-        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(1), Arg::Long(10)])
-        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(1), negative(4)]);
+        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(5), Arg::Long(10)])
+        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(5), negative(4)]);
     let mut proxy = Proxy::load(&probe.compile()).workers(2).start().unwrap();
     proxy.request(get("/")).on_worker(0).respond(200).unwrap();
     proxy.request(get("/")).on_worker(1).respond(200).unwrap();
@@ -80,9 +80,9 @@ fn a_gauge_goes_both_ways_and_is_shared_by_all_machines() {
 #[test]
 fn a_histogram_records_and_cannot_be_read_or_incremented() {
     let probe = with_metrics()
-        .call("proxy_on_log", "proxy_record_metric", &[Arg::Int(2), Arg::Long(7)])
-        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(2), Arg::Long(1)])
-        .call("proxy_on_log", "proxy_get_metric", &[Arg::Int(2), Arg::OutU64]);
+        .call("proxy_on_log", "proxy_record_metric", &[Arg::Int(6), Arg::Long(7)])
+        .call("proxy_on_log", "proxy_increment_metric", &[Arg::Int(6), Arg::Long(1)])
+        .call("proxy_on_log", "proxy_get_metric", &[Arg::Int(6), Arg::OutU64]);
     let mut proxy = Proxy::load(&probe.compile()).start().unwrap();
     proxy.request(get("/")).respond(200).unwrap();
     let bad = Status::BadArgument.code();

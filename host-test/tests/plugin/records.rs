@@ -121,6 +121,7 @@ fn what_a_malformed_request_lacks_is_left_out() {
     let expected = [
         "client.address",
         "envoy.response.code_details",
+        "envoy.response.flags",
         "http.request.method",
         "http.request.size",
         "http.response.size",
