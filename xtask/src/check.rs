@@ -60,9 +60,10 @@ pub fn run(project: &Project) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Private items too: what the modules say about each other is the map of the code, and has to lead somewhere.
 fn document(project: &Project) -> anyhow::Result<()> {
     let status = Command::new("cargo")
-        .args(["doc", "--workspace", "--no-deps"])
+        .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
         .current_dir(project.root())
         .env("CARGO_TARGET_DIR", project.target())
         .env("RUSTDOCFLAGS", "-D warnings")

