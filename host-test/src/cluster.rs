@@ -223,6 +223,11 @@ impl<'a> Cluster<'a> {
         self.proxy.world.clusters.known.entry(self.name.clone()).or_default().without_endpoints = false;
     }
 
+    /// Adds the cluster, where it is not there (any more).
+    pub fn add(&mut self) {
+        self.proxy.world.clusters.known.entry(self.name.clone()).or_default();
+    }
+
     /// Removes the cluster: a call is refused at once with `BadArgument`.
     pub fn remove(&mut self) {
         self.proxy.world.clusters.known.remove(&self.name);

@@ -90,6 +90,13 @@ impl Proxy {
         Ok(())
     }
 
+    /// Lets time pass in which the process does not run: what falls due meanwhile happens late, with the next
+    /// [`Proxy::advance`].
+    pub fn freeze(&mut self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.world.now_unix_nanos = self.world.now_unix_nanos.saturating_add(nanos);
+    }
+
     /// Gives the plugin a new configuration, as a listener update does: each machine gets a new root context, and the
     /// old one drains.
     ///

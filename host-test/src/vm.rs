@@ -38,7 +38,7 @@ impl Vm {
         let state = HostState { world: World::default(), vm: VmState::new(role, seed), limits };
         let mut store = Store::new(module.module().engine(), state);
         store.limiter(|state| &mut state.limits);
-        let instance = module.linker()?.instantiate(&mut store, module.module())?;
+        let instance = module.linked().instantiate(&mut store)?;
         let mut vm = Self { store, instance, failed: false, active_root: None };
         let initialize = if vm.exports("_initialize") { "_initialize" } else { "_start" };
         vm.call(world, 0, initialize, &[])?;

@@ -15,5 +15,7 @@ mod capture;
 mod configuration;
 mod histograms;
 mod module;
+mod queue;
 mod reconfiguration;
 mod records;
+mod retry;

@@ -77,6 +77,20 @@ pub(crate) fn decode_metrics(call: &Call) -> ExportMetricsServiceRequest {
     ExportMetricsServiceRequest::decode(call.body.as_slice()).unwrap()
 }
 
+/// A batch's name: what makes a second try of it the same batch.
+pub(crate) fn batch_id(call: &Call) -> String {
+    call.header("x-offpath-batch").expect("a call without `x-offpath-batch`").to_owned()
+}
+
+/// The paths of all log records among `calls`, in their order.
+pub(crate) fn paths<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Vec<String> {
+    let path = |record: LogRecord| match attributes(&record.attributes).remove("url.path")?.value {
+        Some(Any::StringValue(path)) => Some(path),
+        _ => None,
+    };
+    records(calls).into_iter().filter_map(path).collect()
+}
+
 /// All log records among `calls`.
 pub(crate) fn records<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Vec<LogRecord> {
     calls
