@@ -32,9 +32,18 @@ pub struct Call {
     pub sent_unix_nanos: u64,
     /// Its number among all calls of the proxy.
     pub number: u64,
+    pub(crate) sender: Sender,
+    due: Option<(u64, Answer)>,
+}
+
+/// Who made a call, and how it knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) role: VmRole,
+    /// The machine's number among all that the proxy has started: another one may take its place.
+    pub(crate) machine: u64,
     pub(crate) root: u32,
     pub(crate) token: u32,
-    due: Option<(u64, Answer)>,
 }
 
 impl Call {
@@ -251,10 +260,10 @@ pub(crate) struct ClusterState {
 }
 
 impl Clusters {
-    /// Takes a call from `(machine, root context, token)`, or refuses it as Envoy does.
+    /// Takes a call, or refuses it as Envoy does.
     pub(crate) fn dispatch(
         &mut self,
-        (vm, root, token): (VmRole, u32, u32),
+        sender: Sender,
         cluster: &[u8],
         mut headers: Headers,
         body: Vec<u8>,
@@ -281,25 +290,26 @@ impl Clusters {
             (served, timeout) => served.or(timeout),
         };
         self.last_number = self.last_number.saturating_add(1);
-        *self.made.entry(vm).or_default() += 1;
+        *self.made.entry(sender.role).or_default() += 1;
         self.pending.push(Call {
-            vm,
+            vm: sender.role,
             cluster,
             headers,
             body,
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms.into())),
             sent_unix_nanos: now,
             number: self.last_number,
-            root,
-            token,
+            sender,
             due,
         });
         Ok(())
     }
 
     /// Drops the calls of a machine, or of one of its root contexts: nobody will hear of their answers.
-    pub(crate) fn cancel(&mut self, vm: VmRole, root: Option<u32>) {
-        self.pending.retain(|call| call.vm != vm || root.is_some_and(|root| call.root != root));
+    pub(crate) fn cancel(&mut self, machine: u64, root: Option<u32>) {
+        self.pending.retain(|Call { sender, .. }| {
+            sender.machine != machine || root.is_some_and(|root| sender.root != root)
+        });
     }
 
     /// Takes the call of that number out.

@@ -80,6 +80,7 @@ pub(crate) struct Node {
 pub(crate) struct World {
     pub(crate) now_unix_nanos: u64,
     pub(crate) started_unix_nanos: u64,
+    pub(crate) machines_started: u64,
     pub(crate) log: Vec<LogLine>,
     pub(crate) log_level: LogLevel,
     pub(crate) stats: Stats,
