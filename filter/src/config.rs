@@ -4,6 +4,7 @@
 //! what is allowed. Text that is not JSON and anything under `collector.headers` never appears in an error.
 //! Goes to every other module; nothing is dropped here.
 
+mod json;
 mod protobuf_struct;
 mod section;
 
@@ -201,7 +202,7 @@ impl Config {
                 "configuration: is empty, allowed is a JSON object with at least `collector.cluster`",
             ));
         }
-        let root: serde_json::Value = serde_json::from_slice(configuration).or_else(|error| {
+        let root = serde_json::from_slice(configuration).map(|json::Json(root)| root).or_else(|error| {
             // serde_json's syntax errors tell the position only, never the text.
             protobuf_struct::decode(configuration)
                 .ok_or_else(|| ConfigError::new(format!("configuration: not JSON: {error}")))
@@ -280,6 +281,11 @@ fn collector_headers(section: &mut Section<'_>) -> Result<Vec<(String, String)>,
                 "configuration: `collector.headers.{name}`: the value (not shown) is not a header value, allowed is a string of visible ASCII characters"
             ))
         })?;
+        if headers.iter().any(|(known, _)| *known == name) {
+            return Err(ConfigError::new(format!(
+                "configuration: `collector.headers.{name}`: stands twice, allowed is once, in upper or lower case"
+            )));
+        }
         headers.push((name, value.to_owned()));
     }
     Ok(headers)

@@ -155,7 +155,7 @@ mod tests {
         table.claim(B);
         table.claim(C);
         table.free(2);
-        for round in 0..=LOST_AFTER_ROUNDS {
+        for round in 0..LOST_AFTER_ROUNDS {
             assert_eq!(watch.look(&table, C), Vec::<usize>::new(), "round {round}");
             table.beat(B);
         }

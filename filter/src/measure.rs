@@ -7,7 +7,7 @@ mod export;
 mod histogram;
 mod series;
 
-pub use export::{DeltaPoints, Export, ExportedRequest};
+pub use export::{DeltaPoints, ExportedRequest};
 pub use histogram::{Histogram, Layout, ZERO_THRESHOLD_SECONDS};
 
 use hashbrown::HashMap;
@@ -76,11 +76,17 @@ impl Measurements {
         }
     }
 
-    /// Encodes all that was measured as export requests of at most `max_bytes` each. With delta temporality the
-    /// measurements start anew.
-    pub fn export(&mut self, envelope: &Envelope, max_bytes: usize, now_unix_nano: u64) -> Export {
+    /// Encodes all that was measured as export requests of at most `max_bytes` each, and hands them to `take` one by one.
+    /// With delta temporality the measurements start anew. Returns how many data points fit into no request.
+    pub fn export(
+        &mut self,
+        envelope: &Envelope,
+        max_bytes: usize,
+        now_unix_nano: u64,
+        take: impl FnMut(ExportedRequest),
+    ) -> u64 {
         let mut writer =
-            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano);
+            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano, take);
         for (index, metric) in METRICS.iter().enumerate() {
             let ordinary = self.series.iter_mut().map(|(key, series)| (Some(key), series));
             for (key, series) in ordinary.chain(self.overflow.iter_mut().map(|series| (None, series))) {

@@ -12,7 +12,7 @@ use crate::capture::{Captured, Plan};
 use crate::config::{Config, ConfigError};
 use crate::delivery::{Delivery, SealedBatch, Signal};
 use crate::ledger::{Ledger, Reason, Stat};
-use crate::measure::Measurements;
+use crate::measure::{ExportedRequest, Measurements};
 use crate::otlp::answer::Answer;
 use crate::otlp::envelope::Envelope;
 use crate::record::Encoder;
@@ -24,8 +24,8 @@ const SCOPE_NAME: &str = "offpath";
 /// The plugin's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The least that a record must be able to occupy, whatever the resource takes of a batch.
-const MIN_RECORD_BYTES: usize = 512;
+/// The least that a record must be able to occupy, whatever the resource takes of a batch: what is always told fits.
+const MIN_RECORD_BYTES: usize = 256;
 
 /// A record's tag and length in a batch.
 const RECORD_OVERHEAD_BYTES: usize = 4;
@@ -137,13 +137,15 @@ impl Pipeline {
         }
         let old = self.batcher.seal_if_old(now_unix_nano, nano(self.tick_period()));
         self.offer_logs(old, now_unix_nano);
+        let interval = nano(self.config.metrics.interval).max(1);
         if now_unix_nano >= self.next_export_unix_nano {
             // After a pause (a machine asleep) the missed exports are not made up for.
-            let interval = nano(self.config.metrics.interval);
-            let missed = (now_unix_nano - self.next_export_unix_nano) / interval.max(1);
+            let missed = (now_unix_nano - self.next_export_unix_nano) / interval;
             self.next_export_unix_nano += (missed + 1) * interval;
             self.export_measurements(now_unix_nano);
         }
+        // After a clock was set back, the next one is an interval away at most.
+        self.next_export_unix_nano = self.next_export_unix_nano.min(now_unix_nano.saturating_add(interval));
     }
 
     /// There will be no more ticks for long: everything goes out as soon as it can.
@@ -256,13 +258,18 @@ impl Pipeline {
     fn export_measurements(&mut self, now_unix_nano: u64) {
         self.delivery.take_back_metrics(&mut self.ledger);
         self.absorb_handed_back();
-        let export = self.measurements.export(&self.envelope, self.config.batch.max_bytes, now_unix_nano);
+        let (delivery, ledger) = (&mut self.delivery, &mut self.ledger);
+        let oversized = self.measurements.export(
+            &self.envelope,
+            self.config.batch.max_bytes,
+            now_unix_nano,
+            |ExportedRequest { body, points, delta }| {
+                let signal = delta.map_or(Signal::CumulativeMetrics, Signal::DeltaMetrics);
+                delivery.offer(signal, body, points, now_unix_nano, ledger);
+            },
+        );
         self.has_new_measurements = false;
-        self.ledger.add(Stat::PointsDropped(Reason::Oversized), export.oversized_points);
-        for request in export.requests {
-            let signal = request.delta.map_or(Signal::CumulativeMetrics, Signal::DeltaMetrics);
-            self.delivery.offer(signal, request.body, request.points, now_unix_nano, &mut self.ledger);
-        }
+        self.ledger.add(Stat::PointsDropped(Reason::Oversized), oversized);
         self.absorb_handed_back();
     }
 

@@ -186,6 +186,12 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (&with(r#""retry":{"initial_backoff":"9ms"}"#), &["`retry.initial_backoff`", "10ms to 1m"]),
         (&with(r#""retry":{"max_backoff":"601s"}"#), &["`retry.max_backoff`", "10ms to 10m"]),
         (&with(r#""retry":{"max_elapsed":"3601s"}"#), &["`retry.max_elapsed`", "0s to 1h"]),
+        (&with(r#""batch":{"max_records":1},"batch":{"max_bytes":9999}"#), &["`batch`", "stands twice"]),
+        (r#"{"collector":{"cluster":"c","cluster":"d"}}"#, &["`cluster`", "stands twice", "line 1"]),
+        (
+            r#"{"collector":{"cluster":"c","headers":{"a":"1","A":"2"}}}"#,
+            &["`collector.headers.a`", "stands twice"],
+        ),
         (&with(r#""retry":{"attempts":3}"#), &["`retry.attempts`", "unknown key"]),
     ];
     for (json, words) in cases {
@@ -209,6 +215,8 @@ fn secrets_beside_or_inside_a_mistake_are_not_told() {
         r#"{"collector":{"cluster":"c","headers":{"authorization: Bearer s3cret":""}}}"#,
         r#"{"collector":{"cluster":"c","headers":{"host":"s3cret"}}}"#,
         r#"{"collector":{"cluster":"c","header":{"authorization":"Bearer s3cret"}}}"#,
+        r#"{"collector":{"cluster":"c","Authorization: Bearer s3cret":1}}"#,
+        r#"{"authorization: s3cret":1,"authorization: s3cret":2}"#,
         r#"{"collector":["Bearer s3cret"]}"#,
         r#"["Bearer s3cret"]"#,
         r#""Bearer s3cret""#,

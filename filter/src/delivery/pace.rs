@@ -43,7 +43,11 @@ impl Pace {
     /// Whether another call may be made while `in_flight` are under way.
     pub(super) fn allows(&self, in_flight: usize, now_unix_nano: u64) -> bool {
         match self.failing {
-            Some(failing) => in_flight == 0 && now_unix_nano >= failing.not_before_unix_nano,
+            Some(failing) => {
+                // After a clock was set back, nobody knows how long the pause still is.
+                let is_over = now_unix_nano >= failing.not_before_unix_nano;
+                in_flight == 0 && (is_over || now_unix_nano < failing.since_unix_nano)
+            }
             None => in_flight < self.window,
         }
     }
@@ -147,6 +151,13 @@ mod tests {
         assert_eq!(pace.failed(0, 10 * MS, Some(5000 * MS)), 5010 * MS);
         // A probe later is told to come earlier than any backoff.
         assert_eq!(pace.failed(5010 * MS, 5020 * MS, Some(0)), 5020 * MS);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_stall_delivery() {
+        let mut pace = pace(1);
+        pace.failed(0, 5000 * MS, Some(1000 * MS));
+        assert!(!pace.allows(0, 5000 * MS) && pace.allows(0, 4999 * MS));
     }
 
     #[test]

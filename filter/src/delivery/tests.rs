@@ -79,7 +79,9 @@ fn delta() -> Signal {
     let mut measurements = crate::measure::Measurements::new(&config.metrics, 0);
     measurements.record(&crate::request::FinishedRequest::read(&plan, &captured, 0));
     let envelope = crate::otlp::envelope::Envelope::new(std::iter::empty(), "offpath", "0");
-    Signal::DeltaMetrics(measurements.export(&envelope, 10_000, 1).requests.remove(0).delta.unwrap())
+    let mut points = None;
+    measurements.export(&envelope, 10_000, 1, |request| points = request.delta);
+    Signal::DeltaMetrics(points.unwrap())
 }
 
 #[test]

@@ -7,15 +7,6 @@ use crate::config::Temporality;
 use crate::otlp::envelope::{Envelope, ITEM, OpenRequest};
 use crate::otlp::wire::{Open, put_bytes, put_header, put_uint};
 
-/// What one export of all series became.
-#[derive(Debug, Default)]
-pub struct Export {
-    /// Requests, each within the bound.
-    pub requests: Vec<ExportedRequest>,
-    /// Data points that do not fit into any request.
-    pub oversized_points: u64,
-}
-
 /// One encoded request.
 #[derive(Debug)]
 pub struct ExportedRequest {
@@ -68,14 +59,15 @@ pub(super) const METRICS: [Metric; 4] = [
 const METRIC_OVERHEAD_BYTES: usize = 160;
 
 /// Writes data points into requests, a new one whenever the next point does not fit.
-pub(super) struct Writer<'e> {
+pub(super) struct Writer<'e, Take> {
     envelope: &'e Envelope,
     temporality: Temporality,
     max_bytes: usize,
     envelope_bytes: usize,
     start_unix_nano: u64,
     now_unix_nano: u64,
-    done: Export,
+    take: Take,
+    oversized_points: u64,
     body: Vec<u8>,
     points: u64,
     parts: Vec<Part>,
@@ -90,13 +82,14 @@ struct OpenMetric {
     histogram: Open<4>,
 }
 
-impl<'e> Writer<'e> {
+impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
     pub(super) fn new(
         envelope: &'e Envelope,
         temporality: Temporality,
         max_bytes: usize,
         start_unix_nano: u64,
         now_unix_nano: u64,
+        take: Take,
     ) -> Self {
         Self {
             envelope_bytes: envelope.encoded_len(),
@@ -105,7 +98,8 @@ impl<'e> Writer<'e> {
             max_bytes,
             start_unix_nano,
             now_unix_nano,
-            done: Export::default(),
+            take,
+            oversized_points: 0,
             body: Vec::new(),
             points: 0,
             parts: Vec::new(),
@@ -130,7 +124,7 @@ impl<'e> Writer<'e> {
         // A tag and a length of at most four bytes.
         let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
         if self.envelope_bytes + needed > self.max_bytes {
-            self.done.oversized_points += 1;
+            self.oversized_points += 1;
             return;
         }
         if self.body.len() + needed > self.max_bytes {
@@ -145,10 +139,10 @@ impl<'e> Writer<'e> {
         }
     }
 
-    /// All requests.
-    pub(super) fn finish(mut self) -> Export {
+    /// Ends the last request. Returns how many data points fit into none.
+    pub(super) fn finish(mut self) -> u64 {
         self.end_request();
-        self.done
+        self.oversized_points
     }
 
     fn open(&mut self, metric: &Metric) {
@@ -185,7 +179,7 @@ impl<'e> Writer<'e> {
             request.end(&mut self.body);
             let parts = std::mem::take(&mut self.parts);
             let delta = DeltaPoints { start_unix_nano: self.start_unix_nano, parts };
-            self.done.requests.push(ExportedRequest {
+            (self.take)(ExportedRequest {
                 body: std::mem::take(&mut self.body),
                 points: std::mem::take(&mut self.points),
                 delta: (self.temporality == Temporality::Delta).then_some(delta),

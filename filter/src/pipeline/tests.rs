@@ -118,6 +118,25 @@ fn a_drain_sends_everything_and_then_is_done() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_delays_nothing_for_long() {
+    const HOUR: u64 = 3600 * 1000 * MS;
+    let mut pipeline = pipeline(r#""metrics":{"interval":"2s"}"#);
+    observe(&mut pipeline, NOW);
+    pipeline.tick(NOW - HOUR);
+    assert_eq!(send(&mut pipeline, 1).len(), 1, "the record");
+    pipeline.tick(NOW - HOUR + 2000 * MS);
+    assert_eq!(send(&mut pipeline, 2).len(), 1, "the histograms");
+}
+
+#[test]
+fn the_smallest_batch_and_record_that_the_ranges_allow_are_taken() {
+    let sections = r#""logs":{"max_record_bytes":512},"batch":{"max_bytes":512,"max_records":1}"#;
+    let mut pipeline = pipeline(sections);
+    observe(&mut pipeline, NOW);
+    assert!(pipeline.take_next(NOW).unwrap().body.len() <= 512);
+}
+
+#[test]
 fn a_resource_that_leaves_no_room_for_a_record_is_rejected() {
     let sections = |len: usize| {
         format!(
@@ -127,7 +146,7 @@ fn a_resource_that_leaves_no_room_for_a_record_is_rejected() {
     };
     assert!(Pipeline::new(config(&sections(1000)), &Node::default(), [0; 16], NOW).is_ok());
     let error =
-        Pipeline::new(config(&sections(1500)), &Node::default(), [0; 16], NOW).unwrap_err().to_string();
+        Pipeline::new(config(&sections(1800)), &Node::default(), [0; 16], NOW).unwrap_err().to_string();
     assert!(error.contains("`resource`") && error.contains("2048"), "{error}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{error, warn};
 
 use super::host::{self, Expression, Statistics};
 use super::lease::Lease;
@@ -21,7 +21,6 @@ pub(super) struct Plugin {
     statistics: Statistics,
     lease: Lease,
     captured: Captured,
-    drain_is_reported: bool,
 }
 
 impl Plugin {
@@ -50,7 +49,6 @@ impl Plugin {
             expression,
             statistics: Statistics::define(),
             captured: Captured::default(),
-            drain_is_reported: false,
         })
     }
 
@@ -109,19 +107,8 @@ impl Plugin {
         self.tell();
     }
 
-    pub(super) fn is_drained(&mut self) -> bool {
-        let drained = self.pipeline.is_drained();
-        // `on_done` answers it itself; the host must not be told a second time.
-        self.drain_is_reported |= drained;
-        drained
-    }
-
-    /// Tells the host once that it may delete this root context, after a drain that took longer than `on_done`.
-    pub(super) fn finish_drain(&mut self) {
-        if !self.drain_is_reported && self.is_drained() {
-            info!("drained");
-            host::done();
-        }
+    pub(super) fn is_drained(&self) -> bool {
+        self.pipeline.is_drained()
     }
 
     /// This root context will do nothing any more.
