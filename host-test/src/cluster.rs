@@ -318,11 +318,12 @@ impl Clusters {
         Some(self.pending.remove(index))
     }
 
-    /// The call that ends next by itself: when, which, and how.
-    pub(crate) fn next_due(&self) -> Option<(u64, u64, Answer)> {
+    /// The call that ends next by itself: when, which, and how. `not_before` says of a machine's number until when it
+    /// hears of nothing.
+    pub(crate) fn next_due(&self, not_before: impl Fn(u64) -> u64) -> Option<(u64, u64, Answer)> {
         let due = self.pending.iter().filter_map(|call| {
             let (at, answer) = call.due.as_ref()?;
-            Some((*at, call.number, answer))
+            Some(((*at).max(not_before(call.sender.machine)), call.number, answer))
         });
         due.min_by_key(|(at, number, _)| (*at, *number))
             .map(|(at, number, answer)| (at, number, answer.clone()))

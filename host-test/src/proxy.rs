@@ -106,6 +106,16 @@ impl Proxy {
         self.world.now_unix_nanos = self.world.now_unix_nanos.saturating_add(nanos);
     }
 
+    /// Keeps a worker's thread from running for that long, as another plugin may that blocks: what falls due for it
+    /// happens late, while all others go on.
+    pub fn stall(&mut self, worker: usize, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let until = self.world.now_unix_nanos.saturating_add(nanos);
+        if let Some(vm) = self.vms.get_mut(worker.saturating_add(1)) {
+            vm.stalled_until_unix_nanos = until;
+        }
+    }
+
     /// Gives the plugin a new configuration, as a listener update does: each machine gets a new root context, and the
     /// old one drains. A machine that has trapped is replaced.
     ///
@@ -300,8 +310,15 @@ impl Proxy {
             let (at, root) = machine.next_tick()?;
             Some((at, Event::Tick { vm, root }))
         });
-        let answers =
-            self.world.clusters.next_due().map(|(at, number, answer)| (at, Event::Answer { number, answer }));
+        let stalled_until = |machine| {
+            let vm = self.vms.iter().find(|vm| vm.number() == machine);
+            vm.map_or(0, |vm| vm.stalled_until_unix_nanos)
+        };
+        let answers = self
+            .world
+            .clusters
+            .next_due(stalled_until)
+            .map(|(at, number, answer)| (at, Event::Answer { number, answer }));
         answers.into_iter().chain(ticks).min_by_key(|(at, _)| *at)
     }
 

@@ -31,6 +31,8 @@ pub(crate) struct Vm {
     active_root: Option<u32>,
     /// When it was started, or else when one to replace it was last tried.
     pub(crate) loaded_unix_nanos: u64,
+    /// Until when its thread does nothing.
+    pub(crate) stalled_until_unix_nanos: u64,
 }
 
 impl Vm {
@@ -44,7 +46,14 @@ impl Vm {
         store.limiter(|state| &mut state.limits);
         let instance = module.linked().instantiate(&mut store)?;
         let loaded_unix_nanos = world.now_unix_nanos;
-        let mut vm = Self { store, instance, failed: false, active_root: None, loaded_unix_nanos };
+        let mut vm = Self {
+            store,
+            instance,
+            failed: false,
+            active_root: None,
+            loaded_unix_nanos,
+            stalled_until_unix_nanos: 0,
+        };
         let initialize = if vm.exports("_initialize") { "_initialize" } else { "_start" };
         vm.call(world, 0, initialize, &[])?;
         vm.store.data_mut().vm.starting = false;
@@ -145,7 +154,8 @@ impl Vm {
         if self.failed {
             return None;
         }
-        self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root)).min()
+        let ticks = self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root));
+        ticks.min().map(|(due, root)| (due.max(self.stalled_until_unix_nanos), root))
     }
 
     /// `on_tick`, which arms the next one when it has returned.

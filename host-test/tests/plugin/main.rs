@@ -19,3 +19,4 @@ mod queue;
 mod reconfiguration;
 mod records;
 mod retry;
+mod traps;
