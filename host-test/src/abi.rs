@@ -86,7 +86,10 @@ fn host_call(
     if guest.state().vm.starting && name != "proxy_log" {
         bail!("`{name}` was called from the module's initialization, where Envoy does not allow it");
     }
-    if let Some(status) = guest.state_mut().world.faults.take(name) {
+    let world = &mut guest.state_mut().world;
+    let calls = world.host_calls.entry(name).or_default();
+    *calls = calls.saturating_add(1);
+    if let Some(status) = world.faults.take(name) {
         return Ok(status.code());
     }
     match body(&mut guest) {

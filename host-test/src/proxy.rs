@@ -9,6 +9,7 @@ mod stream;
 pub use builder::ProxyBuilder;
 pub use failure::{FailurePolicy, VmReloads};
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ impl Proxy {
         std::mem::take(&mut self.vms).into_iter().try_for_each(|vm| vm.shut_down(&mut self.world))
     }
 
-    /// Makes the next `times` calls of a host function return `status` instead of doing anything.
+    /// Makes the next `times` calls of a host function return `status` instead of doing anything; 0 ends that.
     pub fn fail_host_call(&mut self, name: &str, status: Status, times: u32) {
         self.world.faults.plan(name, status, times);
     }
@@ -173,7 +174,7 @@ impl Proxy {
         self.world.cel = cel;
     }
 
-    /// Refuses growth of each machine's memory beyond `bytes`.
+    /// Refuses growth of the memory of each machine that there is now beyond `bytes`.
     pub fn limit_memory(&mut self, bytes: usize) {
         for vm in &mut self.vms {
             vm.limit_memory(bytes);
@@ -236,6 +237,12 @@ impl Proxy {
     #[must_use]
     pub fn calls_made_by(&self, vm: VmRole) -> u64 {
         self.world.clusters.made.get(&vm).copied().unwrap_or_default()
+    }
+
+    /// How often each of the `proxy_*` host functions was called since the start, by all machines together.
+    #[must_use]
+    pub fn host_calls(&self) -> &BTreeMap<&'static str, u64> {
+        &self.world.host_calls
     }
 
     /// How many configurations were tried in a canary.

@@ -89,6 +89,8 @@ pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) cel: Cel,
     pub(crate) faults: Faults,
+    /// How often each `proxy_*` function was called, by whichever machine.
+    pub(crate) host_calls: BTreeMap<&'static str, u64>,
 }
 
 impl World {

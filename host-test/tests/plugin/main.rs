@@ -13,6 +13,7 @@ mod accounting;
 mod batching;
 mod capture;
 mod configuration;
+mod faults;
 mod histograms;
 mod module;
 mod queue;
