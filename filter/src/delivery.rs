@@ -218,9 +218,7 @@ impl Delivery {
 
     /// Gives up all that waits or is under way: there will be no answers any more.
     pub fn abandon(&mut self, ledger: &mut Ledger) {
-        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|call| call.batch);
-        for batch in in_flight.chain(self.queue.take_all(|_| true)) {
-            self.queue.release(&batch);
+        for batch in self.take_everything() {
             count_dropped(&batch.signal, batch.items, Reason::Shutdown, ledger);
         }
         ledger.set(Stat::QueueBytes, self.queue.bytes());
@@ -228,10 +226,7 @@ impl Delivery {
 
     /// Throws away all that waits or is under way, uncounted.
     pub fn forget(&mut self) {
-        self.in_flight.clear();
-        for batch in self.queue.take_all(|_| true) {
-            self.queue.release(&batch);
-        }
+        self.take_everything();
     }
 
     /// Data points that were not delivered and can be told with the next export.
@@ -296,6 +291,15 @@ impl Delivery {
         self.spilled.extend(lines);
         ledger.dropped(Reason::Spilled, spilled);
         ledger.dropped(Reason::QueueFull, batch.items - spilled);
+    }
+
+    /// What waits and what is under way; nothing counts for the queue's bytes any more.
+    fn take_everything(&mut self) -> Vec<SealedBatch> {
+        let mut batches: Vec<_> =
+            std::mem::take(&mut self.in_flight).into_iter().map(|call| call.batch).collect();
+        batches.extend(self.queue.take_all(|_| true));
+        batches.iter().for_each(|batch| self.queue.release(batch));
+        batches
     }
 
     fn next_sequence(&mut self) -> u64 {

@@ -308,6 +308,19 @@ fn a_drain_ends_although_nobody_answers() {
 }
 
 #[test]
+fn what_is_forgotten_takes_no_room_any_more() {
+    let mut fixture = Fixture::new(1, WhenFull::DropNewest);
+    fixture.logs(60, 1);
+    fixture.logs(40, 1);
+    fixture.send(1);
+    fixture.delivery.forget();
+    fixture.ledger.forget_pending();
+    assert_eq!(fixture.answer(1, 200), None, "a late answer means nothing");
+    fixture.logs(100, 1);
+    assert_eq!(fixture.counts(&[Stat::QueueBytes, Stat::RecordsPending]), [100, 1]);
+}
+
+#[test]
 fn an_end_without_answers_is_a_shutdown() {
     let mut fixture = Fixture::new(1, WhenFull::DropOldest);
     (0..3).for_each(|_| fixture.logs(10, 1));

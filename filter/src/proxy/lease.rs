@@ -81,7 +81,11 @@ impl Lease {
         for slot in self.watch.look(&table, self.owner) {
             self.count_lost(slot, table.owner(slot), statistics);
         }
-        self.held.is_none() || change_table(|table| table.beat(self.owner).then_some(())).is_some()
+        if self.held.is_some() && change_table(|table| table.beat(self.owner).then_some(())).is_none() {
+            // Either the slot is gone, or all tries met with others' changes, which the next round makes good.
+            return read_table().0.slot_of(self.owner).is_some();
+        }
+        true
     }
 
     /// Gives the slot up; what the gauges held has had its end.

@@ -54,22 +54,18 @@ impl Plugin {
 
     /// The current stream has finished.
     pub(super) fn log(&mut self) {
+        let now = self.enter();
         #[cfg(feature = "trap")]
         if host::property(b"request\0headers\0x-offpath-trap").is_some() {
             std::process::abort();
         }
         self.capture();
-        self.pipeline.observe(&self.captured, host::now_unix_nano());
+        self.pipeline.observe(&self.captured, now);
         self.tell();
     }
 
     pub(super) fn tick(&mut self) {
-        let now = host::now_unix_nano();
-        if !self.lease.round(now, &self.statistics) {
-            warn!("taken for lost by another worker: what was held is counted as lost");
-            self.lease.forget();
-            self.pipeline.forget();
-        }
+        let now = self.enter();
         self.pipeline.tick(now);
         self.tell();
     }
@@ -88,6 +84,7 @@ impl Plugin {
     }
 
     pub(super) fn answered(&mut self, token: u32, headers: usize, body_size: usize) {
+        let now = self.enter();
         // A reset or a time-out has no headers at all, and asking for one would be an error.
         let (status, retry_after) = if headers == 0 {
             (None, Vec::new())
@@ -96,14 +93,15 @@ impl Plugin {
         };
         let body = host::answer_body(body_size.min(MAX_ANSWER_BYTES));
         let answer = Answer { status, retry_after: &retry_after, body: &body };
-        if let Some(took_ms) = self.pipeline.answered(token, answer, host::now_unix_nano()) {
+        if let Some(took_ms) = self.pipeline.answered(token, answer, now) {
             self.statistics.record_export(Duration::from_millis(took_ms));
         }
         self.tell();
     }
 
     pub(super) fn drain(&mut self) {
-        self.pipeline.drain(host::now_unix_nano());
+        let now = self.enter();
+        self.pipeline.drain(now);
         self.tell();
     }
 
@@ -113,12 +111,24 @@ impl Plugin {
 
     /// This root context will do nothing any more.
     pub(super) fn end(&mut self) {
+        self.enter();
         self.pipeline.abandon();
         self.tell();
         self.lease.release();
         if let Some(expression) = self.expression.take() {
             expression.delete();
         }
+    }
+
+    /// What every hook begins with: the time, and whether what is held is still ours to tell of.
+    fn enter(&mut self) -> u64 {
+        let now = host::now_unix_nano();
+        if !self.lease.round(now, &self.statistics) {
+            warn!("taken for lost by another worker: what was held is counted as lost");
+            self.lease.forget();
+            self.pipeline.forget();
+        }
+        now
     }
 
     /// All values in one call, or else one by one.
