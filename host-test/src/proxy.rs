@@ -206,6 +206,16 @@ impl Proxy {
         self.world.stats.gauges().get(name).copied().unwrap_or_default()
     }
 
+    /// The gauges whose names begin so, with their values.
+    #[must_use]
+    pub fn gauges(&self, prefix: &str) -> Vec<(String, u64)> {
+        let gauges = self.world.stats.gauges().iter();
+        gauges
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(name, value)| (name.clone(), *value))
+            .collect()
+    }
+
     /// All that was recorded into a histogram.
     #[must_use]
     pub fn histogram(&self, name: &str) -> &[u64] {

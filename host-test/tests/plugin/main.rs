@@ -15,6 +15,7 @@ mod capture;
 mod configuration;
 mod faults;
 mod histograms;
+mod model;
 mod module;
 mod queue;
 mod reconfiguration;
