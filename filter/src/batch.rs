@@ -74,7 +74,9 @@ impl Batcher {
 
     /// Seals the open batch if it would be older than it may before the next look, `next_look_nano` from now.
     pub fn seal_if_old(&mut self, now_unix_nano: u64, next_look_nano: u64) -> Option<SealedLogs> {
-        let age_nano = now_unix_nano.saturating_sub(self.open.as_ref()?.first_at_unix_nano);
+        let first_at_unix_nano = self.open.as_ref()?.first_at_unix_nano;
+        // A clock that was set back says nothing of the age: better too early than an hour late.
+        let age_nano = now_unix_nano.checked_sub(first_at_unix_nano).unwrap_or(u64::MAX);
         if age_nano.saturating_add(next_look_nano) > self.max_delay_nano { self.seal() } else { None }
     }
 
@@ -147,5 +149,7 @@ mod tests {
         batcher.push(&envelope, 11 * SECOND - 1, |out| out.push(0));
         assert!(batcher.seal_if_old(10 * SECOND + SECOND / 2, SECOND / 2).is_none());
         assert_eq!(batcher.seal_if_old(10 * SECOND + SECOND / 2 + 1, SECOND / 2).unwrap().records, 2);
+        batcher.push(&envelope, 10 * SECOND, |out| out.push(0));
+        assert!(batcher.seal_if_old(9 * SECOND, 0).is_some(), "the clock was set back");
     }
 }

@@ -43,7 +43,10 @@ impl Captured {
             let start = u32::try_from(at).map_err(|_| Malformed)?;
             let end = start.checked_add(value_len).ok_or(Malformed)?;
             self.spans.push((start, end));
-            at = (end as usize + 2).checked_add(unused_len as usize).ok_or(Malformed)?;
+            at = (end as usize)
+                .checked_add(2)
+                .and_then(|at| at.checked_add(unused_len as usize))
+                .ok_or(Malformed)?;
         }
         if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
     }

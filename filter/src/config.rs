@@ -4,6 +4,7 @@
 //! what is allowed. Text that is not JSON and anything under `collector.headers` never appears in an error.
 //! Goes to every other module; nothing is dropped here.
 
+mod json;
 mod protobuf_struct;
 mod section;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub batch: Batch,
     /// What sealed batches may occupy.
     pub queue: Queue,
+    /// How long a batch is tried.
+    pub retry: Retry,
 }
 
 /// `collector.*`: where batches go, and how.
@@ -157,6 +160,30 @@ pub struct Batch {
 pub struct Queue {
     /// Bytes of the sealed batches that wait or are under way.
     pub max_bytes: usize,
+    /// What gives way when a batch of records does not fit.
+    pub when_full: WhenFull,
+}
+
+/// What gives way when a batch of records does not fit into the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest batches that wait.
+    DropOldest,
+    /// The batch itself.
+    DropNewest,
+    /// The batch itself, whose records are written to the proxy's own log.
+    Spill,
+}
+
+/// `retry.*`: how long a batch is tried, and how often.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// The bound of the first pause.
+    pub initial_backoff: Duration,
+    /// The bound of every pause.
+    pub max_backoff: Duration,
+    /// How long a batch is tried, from its first try on.
+    pub max_elapsed: Duration,
 }
 
 const KIB: u64 = 1024;
@@ -175,7 +202,7 @@ impl Config {
                 "configuration: is empty, allowed is a JSON object with at least `collector.cluster`",
             ));
         }
-        let root: serde_json::Value = serde_json::from_slice(configuration).or_else(|error| {
+        let root = serde_json::from_slice(configuration).map(|json::Json(root)| root).or_else(|error| {
             // serde_json's syntax errors tell the position only, never the text.
             protobuf_struct::decode(configuration)
                 .ok_or_else(|| ConfigError::new(format!("configuration: not JSON: {error}")))
@@ -187,8 +214,9 @@ impl Config {
         let metrics = metrics(root.section("metrics")?)?;
         let batch = batch(root.section("batch")?, logs.max_record_bytes)?;
         let queue = queue(root.section("queue")?, batch.max_bytes)?;
+        let retry = retry(root.section("retry")?)?;
         root.finish()?;
-        Ok(Self { collector, resource, logs, metrics, batch, queue })
+        Ok(Self { collector, resource, logs, metrics, batch, queue, retry })
     }
 }
 
@@ -253,6 +281,11 @@ fn collector_headers(section: &mut Section<'_>) -> Result<Vec<(String, String)>,
                 "configuration: `collector.headers.{name}`: the value (not shown) is not a header value, allowed is a string of visible ASCII characters"
             ))
         })?;
+        if headers.iter().any(|(known, _)| *known == name) {
+            return Err(ConfigError::new(format!(
+                "configuration: `collector.headers.{name}`: stands twice, allowed is once, in upper or lower case"
+            )));
+        }
         headers.push((name, value.to_owned()));
     }
     Ok(headers)
@@ -340,10 +373,31 @@ fn batch(mut section: Section<'_>, max_record_bytes: usize) -> Result<Batch, Con
 }
 
 fn queue(mut section: Section<'_>, batch_max_bytes: usize) -> Result<Queue, ConfigError> {
-    let queue =
-        Queue { max_bytes: section.size("max_bytes", 2 * batch_max_bytes as u64..=512 * MIB, 16 * MIB)? };
+    let queue = Queue {
+        max_bytes: section.size("max_bytes", 2 * batch_max_bytes as u64..=512 * MIB, 16 * MIB)?,
+        when_full: section.choice(
+            "when_full",
+            &[
+                ("drop_oldest", WhenFull::DropOldest),
+                ("drop_newest", WhenFull::DropNewest),
+                ("spill", WhenFull::Spill),
+            ],
+            WhenFull::DropOldest,
+        )?,
+    };
     section.finish()?;
     Ok(queue)
+}
+
+fn retry(mut section: Section<'_>) -> Result<Retry, ConfigError> {
+    const LEAST: Duration = Duration::from_millis(10);
+    let retry = Retry {
+        initial_backoff: section.duration("initial_backoff", LEAST..=MINUTE, Duration::from_millis(500))?,
+        max_backoff: section.duration("max_backoff", LEAST..=10 * MINUTE, Duration::from_secs(30))?,
+        max_elapsed: section.duration("max_elapsed", Duration::ZERO..=60 * MINUTE, 5 * MINUTE)?,
+    };
+    section.finish()?;
+    Ok(retry)
 }
 
 /// RFC 9110, section 5.6.2.

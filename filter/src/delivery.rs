@@ -1,33 +1,41 @@
 //! Holds sealed batches until the collector has taken them or they are given up.
 //!
-//! Sealed batches come in from [`crate::batch`] and [`crate::measure`]; [`Delivery::take_next`] hands them to the shell one
-//! by one, and what became of each comes back as [`Delivery::dispatched`] and [`Delivery::answered`]. Dropped here, and
-//! counted in [`crate::ledger`]: what finds no room (`queue_full`), what the collector refuses (`rejected`), what it
-//! does not take (`expired`).
+//! Sealed batches come in from [`crate::batch`] and [`crate::measure`]; [`Delivery::take_next`] hands them to the shell
+//! one by one, and what became of each comes back as [`Delivery::dispatched`], [`Delivery::refused`] and
+//! [`Delivery::answered`]. A batch that the collector does not take now waits in front of all others and is sent again
+//! as it is, under the same name, until it is taken, refused for good, or too old. Dropped here, and counted in
+//! [`crate::ledger`]: what finds no room (`queue_full`, `spilled`), what the collector refuses (`rejected`), what it did
+//! not take in time (`expired`). Data points that can be told later are handed back instead, see [`DeltaPoints`].
 
-use std::collections::VecDeque;
+mod pace;
+mod queue;
+mod spill;
 
+use crate::config::{Config, WhenFull};
 use crate::ledger::{Ledger, Reason, Stat};
-use crate::otlp::answer::{Verdict, verdict};
+use crate::measure::DeltaPoints;
+use crate::otlp::answer::{Answer, Verdict};
+use pace::Pace;
+use queue::Queue;
+use spill::Spillway;
 
 /// What a batch is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Signal {
     /// Log records.
     Logs,
-    /// Data points. `superseded_by_next` says that the next export tells all that this one does.
-    Metrics {
-        /// Whether the temporality is cumulative.
-        superseded_by_next: bool,
-    },
+    /// Data points that the next export tells again, with all that came since.
+    CumulativeMetrics,
+    /// Data points that nobody tells again, and what they were made of.
+    DeltaMetrics(DeltaPoints),
 }
 
 impl Signal {
     /// Where OTLP/HTTP takes it, behind the configured prefix.
-    pub fn path(self) -> &'static str {
+    pub fn path(&self) -> &'static str {
         match self {
             Self::Logs => "/v1/logs",
-            Self::Metrics { .. } => "/v1/metrics",
+            Self::CumulativeMetrics | Self::DeltaMetrics(_) => "/v1/metrics",
         }
     }
 }
@@ -36,7 +44,7 @@ impl Signal {
 #[derive(Debug)]
 pub struct SealedBatch {
     /// Its number among all batches of this root context, from 1, so that the receiver sees what never came. Data
-    /// points that the next export tells anyway get theirs when they are first sent: superseding them is no loss.
+    /// points that can be told later get theirs when they are first sent: taking them back before is no loss.
     pub sequence: Option<u64>,
     /// What it is made of.
     pub signal: Signal,
@@ -44,17 +52,30 @@ pub struct SealedBatch {
     pub body: Vec<u8>,
     /// How many records or data points are in it.
     pub items: u64,
+    first_sent_unix_nano: Option<u64>,
+    /// Whether a try may have been taken without our hearing of it.
+    is_ambiguous: bool,
+}
+
+impl SealedBatch {
+    fn was_sent(&self) -> bool {
+        self.first_sent_unix_nano.is_some()
+    }
 }
 
 /// The batches that wait or are under way.
 #[derive(Debug)]
 pub struct Delivery {
-    max_bytes: usize,
-    max_in_flight: usize,
+    when_full: WhenFull,
+    max_elapsed_nano: u64,
     last_sequence: u64,
-    waiting: VecDeque<SealedBatch>,
+    queue: Queue,
     in_flight: Vec<Call>,
-    bytes: usize,
+    pace: Pace,
+    spillway: Spillway,
+    spilled: Vec<String>,
+    handed_back: Vec<DeltaPoints>,
+    draining_since_unix_nano: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -65,137 +86,239 @@ struct Call {
 }
 
 impl Delivery {
-    /// Nothing waits. `max_bytes` bounds all batches that wait or are under way.
-    pub fn new(max_bytes: usize, max_in_flight: usize) -> Self {
+    /// Nothing waits. `seed` spreads the retries of many instances.
+    pub fn new(config: &Config, seed: u64) -> Self {
         Self {
-            max_bytes,
-            max_in_flight,
+            when_full: config.queue.when_full,
+            max_elapsed_nano: u64::try_from(config.retry.max_elapsed.as_nanos()).unwrap_or(u64::MAX),
             last_sequence: 0,
-            waiting: VecDeque::new(),
+            queue: Queue::new(config.queue.max_bytes),
             in_flight: Vec::new(),
-            bytes: 0,
+            pace: Pace::new(&config.retry, config.collector.max_in_flight, seed),
+            spillway: Spillway::default(),
+            spilled: Vec::new(),
+            handed_back: Vec::new(),
+            draining_since_unix_nano: None,
         }
     }
 
-    /// Takes a sealed batch. For records the oldest waiting batches give way; data points give way themselves, and a
-    /// cumulative export gives way to a newer one.
-    pub fn offer(&mut self, signal: Signal, body: Vec<u8>, items: u64, ledger: &mut Ledger) {
-        let sequence = (signal != Signal::Metrics { superseded_by_next: true }).then(|| self.next_sequence());
-        let batch = SealedBatch { sequence, signal, body, items };
-        let fits =
-            |delivery: &Self, batch: &SealedBatch| delivery.bytes + batch.body.len() <= delivery.max_bytes;
-        while signal == Signal::Logs && !fits(self, &batch) {
-            let Some(oldest) = self.waiting.pop_front() else {
-                break;
-            };
-            self.end(&oldest, ledger, |batch, ledger| drop_all(batch, Reason::QueueFull, ledger));
+    /// Takes a sealed batch. When it does not fit: for records, what gives way is configured; data points give way
+    /// themselves.
+    pub fn offer(
+        &mut self,
+        signal: Signal,
+        body: Vec<u8>,
+        items: u64,
+        now_unix_nano: u64,
+        ledger: &mut Ledger,
+    ) {
+        let is_logs = matches!(signal, Signal::Logs);
+        let sequence = is_logs.then(|| self.next_sequence());
+        let batch =
+            SealedBatch { sequence, signal, body, items, first_sent_unix_nano: None, is_ambiguous: false };
+        if is_logs && self.when_full == WhenFull::DropOldest {
+            while !self.queue.has_room(batch.body.len()) {
+                let Some(oldest) = self.queue.pop() else { break };
+                self.give_up(oldest, Reason::QueueFull, ledger);
+            }
         }
-        if fits(self, &batch) {
-            self.bytes += batch.body.len();
-            self.waiting.push_back(batch);
-            ledger.set(Stat::QueueBytes, self.bytes as u64);
+        if self.queue.has_room(batch.body.len()) {
+            self.queue.push(batch);
+            ledger.set(Stat::QueueBytes, self.queue.bytes());
+        } else if is_logs && self.when_full == WhenFull::Spill {
+            self.spill(&batch, now_unix_nano, ledger);
         } else {
-            drop_all(&batch, Reason::QueueFull, ledger);
+            self.count_lost(batch, Reason::QueueFull, ledger);
         }
     }
 
-    /// Takes back the waiting data points that the next export tells anyway; they are not lost, and not counted.
-    pub fn supersede_waiting_metrics(&mut self, ledger: &mut Ledger) {
-        let superseded = |batch: &SealedBatch| batch.signal == Signal::Metrics { superseded_by_next: true };
-        let freed: usize =
-            self.waiting.iter().filter(|batch| superseded(batch)).map(|batch| batch.body.len()).sum();
-        self.waiting.retain(|batch| !superseded(batch));
-        self.bytes -= freed;
-        ledger.set(Stat::QueueBytes, self.bytes as u64);
+    /// Takes back the waiting data points that the next export tells, which is no loss. Not those that were sent once:
+    /// they may have been taken, and their number in the sequence would look lost.
+    pub fn take_back_metrics(&mut self, ledger: &mut Ledger) {
+        let unsent_metrics = |batch: &SealedBatch| !matches!(batch.signal, Signal::Logs) && !batch.was_sent();
+        for batch in self.queue.take_all(unsent_metrics) {
+            self.queue.release(&batch);
+            if let Signal::DeltaMetrics(points) = batch.signal {
+                self.handed_back.push(points);
+            }
+        }
+        ledger.set(Stat::QueueBytes, self.queue.bytes());
     }
 
-    /// The batch to send now, if there is one and another call may be under way. It counts for the queue's bytes until
-    /// it comes back by [`Delivery::dispatched`] or [`Delivery::refused`].
-    pub fn take_next(&mut self) -> Option<SealedBatch> {
-        if self.in_flight.len() >= self.max_in_flight {
-            return None;
+    /// The batch to send now, if there is one and another call may be made. It counts for the queue's bytes until it
+    /// comes back by [`Delivery::dispatched`] or [`Delivery::refused`].
+    pub fn take_next(&mut self, now_unix_nano: u64, ledger: &mut Ledger) -> Option<SealedBatch> {
+        while self.pace.allows(self.in_flight.len(), now_unix_nano) {
+            let mut batch = self.queue.pop()?;
+            if self.is_too_old(&batch, now_unix_nano) {
+                self.give_up(batch, Reason::Expired, ledger);
+                continue;
+            }
+            batch.sequence = batch.sequence.or_else(|| Some(self.next_sequence()));
+            return Some(batch);
         }
-        let mut batch = self.waiting.pop_front()?;
-        batch.sequence = batch.sequence.or_else(|| Some(self.next_sequence()));
-        Some(batch)
+        None
     }
 
     /// The proxy has taken the call: its answer will name `token`.
-    pub fn dispatched(&mut self, batch: SealedBatch, token: u32, now_unix_nano: u64, ledger: &mut Ledger) {
-        ledger.add(Stat::BatchesSent, 1);
+    pub fn dispatched(
+        &mut self,
+        mut batch: SealedBatch,
+        token: u32,
+        now_unix_nano: u64,
+        ledger: &mut Ledger,
+    ) {
+        ledger.add(if batch.was_sent() { Stat::BatchesRetried } else { Stat::BatchesSent }, 1);
+        batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
         self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano });
     }
 
     /// The proxy has not taken the call: no such cluster, or nobody in it.
-    pub fn refused(&mut self, batch: SealedBatch, ledger: &mut Ledger) {
-        self.end(&batch, ledger, |batch, ledger| drop_all(batch, Reason::Expired, ledger));
+    pub fn refused(&mut self, mut batch: SealedBatch, now_unix_nano: u64, ledger: &mut Ledger) {
+        batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
+        self.try_later(batch, now_unix_nano, now_unix_nano, None, ledger);
     }
 
-    /// The answer to a call; `status` is `None` when there was none. Returns how long the call took, in nanoseconds;
-    /// `None` for a token that is not under way.
+    /// The answer to a call. Returns how long the call took, in nanoseconds; `None` for a token that is not under way.
     pub fn answered(
         &mut self,
         token: u32,
-        status: Option<u16>,
-        body: &[u8],
+        answer: Answer<'_>,
         now_unix_nano: u64,
         ledger: &mut Ledger,
     ) -> Option<u64> {
         let at = self.in_flight.iter().position(|call| call.token == token)?;
-        let call = self.in_flight.swap_remove(at);
-        self.end(&call.batch, ledger, |batch, ledger| match verdict(status, body) {
-            Verdict::Accepted { rejected } => accept(batch, rejected.min(batch.items), ledger),
-            Verdict::Rejected => drop_all(batch, Reason::Rejected, ledger),
-            Verdict::Unavailable => drop_all(batch, Reason::Expired, ledger),
-        });
-        Some(now_unix_nano.saturating_sub(call.sent_at_unix_nano))
+        let Call { mut batch, sent_at_unix_nano, .. } = self.in_flight.swap_remove(at);
+        match answer.verdict(now_unix_nano) {
+            Verdict::Accepted { rejected } => {
+                self.pace.succeeded();
+                self.queue.release(&batch);
+                count_accepted(&batch, rejected.min(batch.items), ledger);
+            }
+            Verdict::Rejected => {
+                self.pace.succeeded();
+                self.give_up(batch, Reason::Rejected, ledger);
+            }
+            Verdict::Unavailable { retry_after_nano } => {
+                self.try_later(batch, sent_at_unix_nano, now_unix_nano, retry_after_nano, ledger);
+            }
+            Verdict::Unanswered => {
+                batch.is_ambiguous = true;
+                self.try_later(batch, sent_at_unix_nano, now_unix_nano, None, ledger);
+            }
+        }
+        ledger.set(Stat::QueueBytes, self.queue.bytes());
+        Some(now_unix_nano.saturating_sub(sent_at_unix_nano))
+    }
+
+    /// From now on everything that waits ages, tried or not: the drain has an end.
+    pub fn begin_drain(&mut self, now_unix_nano: u64) {
+        self.draining_since_unix_nano.get_or_insert(now_unix_nano);
     }
 
     /// Gives up all that waits or is under way: there will be no answers any more.
     pub fn abandon(&mut self, ledger: &mut Ledger) {
-        let in_flight = std::mem::take(&mut self.in_flight).into_iter().map(|call| call.batch);
-        let waiting = std::mem::take(&mut self.waiting);
-        for batch in in_flight.chain(waiting) {
-            self.end(&batch, ledger, |batch, ledger| drop_all(batch, Reason::Shutdown, ledger));
+        for batch in self.take_everything() {
+            count_dropped(&batch.signal, batch.items, Reason::Shutdown, ledger);
         }
+        ledger.set(Stat::QueueBytes, self.queue.bytes());
+    }
+
+    /// Throws away all that waits or is under way, uncounted.
+    pub fn forget(&mut self) {
+        self.take_everything();
+    }
+
+    /// Data points that were not delivered and can be told with the next export.
+    pub fn take_handed_back(&mut self) -> Vec<DeltaPoints> {
+        std::mem::take(&mut self.handed_back)
+    }
+
+    /// Lines for the proxy's log.
+    pub fn take_spilled(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.spilled)
     }
 
     /// Whether nothing waits and nothing is under way.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.queue.is_empty() && self.in_flight.is_empty()
+    }
+
+    fn try_later(
+        &mut self,
+        batch: SealedBatch,
+        sent_at_unix_nano: u64,
+        now_unix_nano: u64,
+        asked_nano: Option<u64>,
+        ledger: &mut Ledger,
+    ) {
+        let not_before = self.pace.failed(sent_at_unix_nano, now_unix_nano, asked_nano);
+        // A try that would come too late need not be waited for.
+        if self.is_too_old(&batch, not_before) {
+            self.give_up(batch, Reason::Expired, ledger);
+        } else {
+            self.queue.put_back(batch);
+        }
+    }
+
+    fn is_too_old(&self, batch: &SealedBatch, now_unix_nano: u64) -> bool {
+        let since = batch.first_sent_unix_nano.or(self.draining_since_unix_nano);
+        since.is_some_and(|since| now_unix_nano.saturating_sub(since) > self.max_elapsed_nano)
+    }
+
+    /// A batch that was in the queue has its end without being taken.
+    fn give_up(&mut self, batch: SealedBatch, reason: Reason, ledger: &mut Ledger) {
+        self.queue.release(&batch);
+        ledger.set(Stat::QueueBytes, self.queue.bytes());
+        self.count_lost(batch, reason, ledger);
+    }
+
+    fn count_lost(&mut self, batch: SealedBatch, reason: Reason, ledger: &mut Ledger) {
+        match batch.signal {
+            // At the end of a drain there is no next export.
+            Signal::DeltaMetrics(points)
+                if !batch.is_ambiguous && self.draining_since_unix_nano.is_none() =>
+            {
+                self.handed_back.push(points);
+            }
+            signal => count_dropped(&signal, batch.items, reason, ledger),
+        }
+    }
+
+    fn spill(&mut self, batch: &SealedBatch, now_unix_nano: u64, ledger: &mut Ledger) {
+        let lines = self.spillway.lines(&batch.body, now_unix_nano);
+        let spilled = batch.items.min(lines.len() as u64);
+        self.spilled.extend(lines);
+        ledger.dropped(Reason::Spilled, spilled);
+        ledger.dropped(Reason::QueueFull, batch.items - spilled);
+    }
+
+    /// What waits and what is under way; nothing counts for the queue's bytes any more.
+    fn take_everything(&mut self) -> Vec<SealedBatch> {
+        let mut batches: Vec<_> =
+            std::mem::take(&mut self.in_flight).into_iter().map(|call| call.batch).collect();
+        batches.extend(self.queue.take_all(|_| true));
+        batches.iter().for_each(|batch| self.queue.release(batch));
+        batches
     }
 
     fn next_sequence(&mut self) -> u64 {
         self.last_sequence += 1;
         self.last_sequence
     }
-
-    fn end(
-        &mut self,
-        batch: &SealedBatch,
-        ledger: &mut Ledger,
-        count: impl FnOnce(&SealedBatch, &mut Ledger),
-    ) {
-        self.bytes -= batch.body.len();
-        ledger.set(Stat::QueueBytes, self.bytes as u64);
-        count(batch, ledger);
-    }
 }
 
-fn accept(batch: &SealedBatch, rejected: u64, ledger: &mut Ledger) {
-    match batch.signal {
-        Signal::Logs => {
-            ledger.delivered(batch.items - rejected);
-            ledger.dropped(Reason::Rejected, rejected);
-        }
-        Signal::Metrics { .. } => ledger.add(Stat::PointsDropped(Reason::Rejected), rejected),
+fn count_accepted(batch: &SealedBatch, rejected: u64, ledger: &mut Ledger) {
+    if let Signal::Logs = batch.signal {
+        ledger.delivered(batch.items - rejected);
     }
+    count_dropped(&batch.signal, rejected, Reason::Rejected, ledger);
 }
 
-fn drop_all(batch: &SealedBatch, reason: Reason, ledger: &mut Ledger) {
-    match batch.signal {
-        Signal::Logs => ledger.dropped(reason, batch.items),
-        Signal::Metrics { .. } => ledger.add(Stat::PointsDropped(reason), batch.items),
+fn count_dropped(signal: &Signal, items: u64, reason: Reason, ledger: &mut Ledger) {
+    match signal {
+        Signal::Logs => ledger.dropped(reason, items),
+        Signal::CumulativeMetrics | Signal::DeltaMetrics(_) => ledger.add(Stat::PointsDropped(reason), items),
     }
 }
 

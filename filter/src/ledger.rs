@@ -168,6 +168,17 @@ impl Ledger {
         self.change(Stat::RecordsPending, -signed(records));
     }
 
+    /// What is pending was counted by somebody else: it is nobody's any more, and nothing is told.
+    pub fn forget_pending(&mut self) {
+        for gauge in [Stat::RecordsPending, Stat::QueueBytes] {
+            let pending = self.get(gauge);
+            self.change(gauge, -pending);
+            if let Some(untold) = self.untold.get_mut(gauge.index()) {
+                *untold = untold.saturating_add(pending);
+            }
+        }
+    }
+
     /// Adds to a counter, or to what a gauge tells.
     pub fn add(&mut self, stat: Stat, count: u64) {
         self.change(stat, signed(count));

@@ -13,7 +13,8 @@
 //! 9. [`delivery`] holds sealed batches, says which to send next, and what each answer means;
 //! 10. [`ledger`] counts every record into exactly one end;
 //! 11. [`pipeline`] is all of this as one value, owned by one root context;
-//! 12. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
+//! 12. [`lease`] says who holds records, so that those of a lost virtual machine are counted too;
+//! 13. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
 //!
 //! Everything but the shell takes plain data, with time and randomness as arguments.
 
@@ -38,6 +39,8 @@ pub mod delivery;
 pub mod ledger;
 
 pub mod pipeline;
+
+pub mod lease;
 
 #[cfg(target_family = "wasm")]
 mod proxy;

@@ -7,7 +7,7 @@ mod export;
 mod histogram;
 mod series;
 
-pub use export::{Export, ExportedRequest};
+pub use export::{DeltaPoints, ExportedRequest};
 pub use histogram::{Histogram, Layout, ZERO_THRESHOLD_SECONDS};
 
 use hashbrown::HashMap;
@@ -15,7 +15,7 @@ use hashbrown::HashMap;
 use crate::config::{Histograms, Metrics, SeriesAttributes, Temporality};
 use crate::otlp::envelope::Envelope;
 use crate::request::FinishedRequest;
-use export::{METRICS, Writer};
+use export::{METRICS, Part, Writer};
 use series::SeriesKey;
 
 /// The histograms of one root context.
@@ -76,18 +76,29 @@ impl Measurements {
         }
     }
 
-    /// Encodes all that was measured as export requests of at most `max_bytes` each. With delta temporality the
-    /// measurements start anew.
-    pub fn export(&mut self, envelope: &Envelope, max_bytes: usize, now_unix_nano: u64) -> Export {
+    /// Encodes all that was measured as export requests of at most `max_bytes` each, and hands them to `take` one by one.
+    /// With delta temporality the measurements start anew. Returns how many data points fit into no request.
+    pub fn export(
+        &mut self,
+        envelope: &Envelope,
+        max_bytes: usize,
+        now_unix_nano: u64,
+        take: impl FnMut(ExportedRequest),
+    ) -> u64 {
         let mut writer =
-            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano);
+            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano, take);
         for (index, metric) in METRICS.iter().enumerate() {
-            for series in self.series.values_mut().chain(&mut self.overflow) {
+            let ordinary = self.series.iter_mut().map(|(key, series)| (Some(key), series));
+            for (key, series) in ordinary.chain(self.overflow.iter_mut().map(|series| (None, series))) {
                 if let Some(histogram) =
                     series.histograms.get_mut(index).filter(|histogram| histogram.count() > 0)
                 {
                     histogram.settle(&self.layout);
-                    writer.point(metric, &series.attributes, histogram, &self.layout);
+                    writer.point(metric, &series.attributes, histogram, &self.layout, || Part {
+                        key: key.cloned(),
+                        metric: index,
+                        histogram: histogram.clone(),
+                    });
                 }
             }
         }
@@ -99,6 +110,20 @@ impl Measurements {
         writer.finish()
     }
 
+    /// Measures again what an export could not deliver.
+    pub fn absorb(&mut self, points: DeltaPoints) {
+        self.start_unix_nano = self.start_unix_nano.min(points.start_unix_nano);
+        for Part { key, metric, histogram } in points.parts {
+            let (series, layout) = match &key {
+                Some(key) => self.series_of(&key.borrowed()),
+                None => self.overflow_series(),
+            };
+            if let Some(known) = series.histograms.get_mut(metric) {
+                known.merge(layout, histogram);
+            }
+        }
+    }
+
     /// How many series there are of each metric, the overflow series included.
     pub fn series_count(&self) -> usize {
         self.series.len() + usize::from(self.overflow.is_some())
@@ -107,11 +132,15 @@ impl Measurements {
     fn series_of(&mut self, key: &SeriesKey<&[u8]>) -> (&mut Series, &Layout) {
         // One place is kept for the overflow series.
         if self.series.len() + 1 >= self.max_series && !self.series.contains_key(key) {
-            let overflow = self.overflow.get_or_insert_with(|| Series::new(series::overflow_attributes()));
-            return (overflow, &self.layout);
+            return self.overflow_series();
         }
         let series = self.series.entry_ref(key).or_insert_with(|| Series::new(key.encode_attributes()));
         (series, &self.layout)
+    }
+
+    fn overflow_series(&mut self) -> (&mut Series, &Layout) {
+        let overflow = self.overflow.get_or_insert_with(|| Series::new(series::overflow_attributes()));
+        (overflow, &self.layout)
     }
 }
 

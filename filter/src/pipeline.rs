@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use crate::batch::{Batcher, SealedLogs};
 use crate::capture::{Captured, Plan};
-use crate::config::{Config, ConfigError, Temporality};
+use crate::config::{Config, ConfigError};
 use crate::delivery::{Delivery, SealedBatch, Signal};
 use crate::ledger::{Ledger, Reason, Stat};
-use crate::measure::Measurements;
+use crate::measure::{ExportedRequest, Measurements};
+use crate::otlp::answer::Answer;
 use crate::otlp::envelope::Envelope;
 use crate::record::Encoder;
 use crate::request::FinishedRequest;
@@ -23,8 +24,8 @@ const SCOPE_NAME: &str = "offpath";
 /// The plugin's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The least that a record must be able to occupy, whatever the resource takes of a batch.
-const MIN_RECORD_BYTES: usize = 512;
+/// The least that a record must be able to occupy, whatever the resource takes of a batch: what is always told fits.
+const MIN_RECORD_BYTES: usize = 256;
 
 /// A record's tag and length in a batch.
 const RECORD_OVERHEAD_BYTES: usize = 4;
@@ -88,7 +89,7 @@ impl Pipeline {
             measurements: Measurements::new(&config.metrics, now_unix_nano),
             has_new_measurements: false,
             next_export_unix_nano: now_unix_nano.saturating_add(first_export),
-            delivery: Delivery::new(config.queue.max_bytes, config.collector.max_in_flight),
+            delivery: Delivery::new(&config, instance_id.as_u64_pair().0),
             ledger: Ledger::default(),
             draining: false,
             envelope,
@@ -119,7 +120,7 @@ impl Pipeline {
             let full = self
                 .batcher
                 .push(&self.envelope, now_unix_nano, |out| encoder.encode(&request, now_unix_nano, out));
-            self.offer_logs(full);
+            self.offer_logs(full, now_unix_nano);
         }
     }
 
@@ -135,19 +136,22 @@ impl Pipeline {
             return;
         }
         let old = self.batcher.seal_if_old(now_unix_nano, nano(self.tick_period()));
-        self.offer_logs(old);
+        self.offer_logs(old, now_unix_nano);
+        let interval = nano(self.config.metrics.interval).max(1);
         if now_unix_nano >= self.next_export_unix_nano {
             // After a pause (a machine asleep) the missed exports are not made up for.
-            let interval = nano(self.config.metrics.interval);
-            let missed = (now_unix_nano - self.next_export_unix_nano) / interval.max(1);
+            let missed = (now_unix_nano - self.next_export_unix_nano) / interval;
             self.next_export_unix_nano += (missed + 1) * interval;
             self.export_measurements(now_unix_nano);
         }
+        // After a clock was set back, the next one is an interval away at most.
+        self.next_export_unix_nano = self.next_export_unix_nano.min(now_unix_nano.saturating_add(interval));
     }
 
     /// There will be no more ticks for long: everything goes out as soon as it can.
     pub fn drain(&mut self, now_unix_nano: u64) {
         self.draining = true;
+        self.delivery.begin_drain(now_unix_nano);
         self.flush(now_unix_nano);
     }
 
@@ -163,9 +167,23 @@ impl Pipeline {
         self.delivery.abandon(&mut self.ledger);
     }
 
+    /// Throws away all that is held, uncounted: another machine has counted it, taking this one for lost.
+    pub fn forget(&mut self) {
+        self.batcher.seal();
+        self.delivery.forget();
+        self.ledger.forget_pending();
+    }
+
+    /// Names this instance.
+    pub fn instance_id(&self) -> [u8; 16] {
+        self.instance_id.into_bytes()
+    }
+
     /// The batch to send now, if any; its fate comes back by [`Pipeline::dispatched`] or [`Pipeline::refused`].
-    pub fn take_next(&mut self) -> Option<SealedBatch> {
-        self.delivery.take_next()
+    pub fn take_next(&mut self, now_unix_nano: u64) -> Option<SealedBatch> {
+        let next = self.delivery.take_next(now_unix_nano, &mut self.ledger);
+        self.absorb_handed_back();
+        next
     }
 
     /// The headers of a batch's call, each `(name, value)`.
@@ -201,20 +219,21 @@ impl Pipeline {
     }
 
     /// The proxy has not taken a call.
-    pub fn refused(&mut self, batch: SealedBatch) {
-        self.delivery.refused(batch, &mut self.ledger);
+    pub fn refused(&mut self, batch: SealedBatch, now_unix_nano: u64) {
+        self.delivery.refused(batch, now_unix_nano, &mut self.ledger);
+        self.absorb_handed_back();
     }
 
-    /// The answer to a call, `status` being `None` when there was none. Returns how long it took, in milliseconds.
-    pub fn answered(
-        &mut self,
-        token: u32,
-        status: Option<u16>,
-        body: &[u8],
-        now_unix_nano: u64,
-    ) -> Option<u64> {
-        let took_nano = self.delivery.answered(token, status, body, now_unix_nano, &mut self.ledger)?;
+    /// The answer to a call. Returns how long it took, in milliseconds; `None` for a token that is not under way.
+    pub fn answered(&mut self, token: u32, answer: Answer<'_>, now_unix_nano: u64) -> Option<u64> {
+        let took_nano = self.delivery.answered(token, answer, now_unix_nano, &mut self.ledger)?;
+        self.absorb_handed_back();
         Some(took_nano / 1_000_000)
+    }
+
+    /// Records that found no room, as lines for the proxy's log.
+    pub fn take_spilled(&mut self) -> Vec<String> {
+        self.delivery.take_spilled()
     }
 
     /// The counts.
@@ -224,31 +243,40 @@ impl Pipeline {
 
     fn flush(&mut self, now_unix_nano: u64) {
         let open = self.batcher.seal();
-        self.offer_logs(open);
+        self.offer_logs(open, now_unix_nano);
         if self.has_new_measurements {
             self.export_measurements(now_unix_nano);
         }
     }
 
-    fn offer_logs(&mut self, sealed: Option<SealedLogs>) {
+    fn offer_logs(&mut self, sealed: Option<SealedLogs>, now_unix_nano: u64) {
         if let Some(SealedLogs { body, records }) = sealed {
-            self.delivery.offer(Signal::Logs, body, records, &mut self.ledger);
+            self.delivery.offer(Signal::Logs, body, records, now_unix_nano, &mut self.ledger);
         }
     }
 
     fn export_measurements(&mut self, now_unix_nano: u64) {
-        let superseded_by_next = self.config.metrics.temporality == Temporality::Cumulative;
-        self.delivery.supersede_waiting_metrics(&mut self.ledger);
-        let export = self.measurements.export(&self.envelope, self.config.batch.max_bytes, now_unix_nano);
+        self.delivery.take_back_metrics(&mut self.ledger);
+        self.absorb_handed_back();
+        let (delivery, ledger) = (&mut self.delivery, &mut self.ledger);
+        let oversized = self.measurements.export(
+            &self.envelope,
+            self.config.batch.max_bytes,
+            now_unix_nano,
+            |ExportedRequest { body, points, delta }| {
+                let signal = delta.map_or(Signal::CumulativeMetrics, Signal::DeltaMetrics);
+                delivery.offer(signal, body, points, now_unix_nano, ledger);
+            },
+        );
         self.has_new_measurements = false;
-        self.ledger.add(Stat::PointsDropped(Reason::Oversized), export.oversized_points);
-        for request in export.requests {
-            self.delivery.offer(
-                Signal::Metrics { superseded_by_next },
-                request.body,
-                request.points,
-                &mut self.ledger,
-            );
+        self.ledger.add(Stat::PointsDropped(Reason::Oversized), oversized);
+        self.absorb_handed_back();
+    }
+
+    fn absorb_handed_back(&mut self) {
+        for points in self.delivery.take_handed_back() {
+            self.measurements.absorb(points);
+            self.has_new_measurements = true;
         }
     }
 }
@@ -270,5 +298,7 @@ fn nano(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

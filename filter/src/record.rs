@@ -16,7 +16,7 @@ use crate::otlp::envelope::ITEM;
 use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
 use crate::redact;
 use crate::request::{FinishedRequest, Method};
-use budget::{Budget, cut};
+use budget::Budget;
 
 /// Field numbers of `LogRecord`.
 mod log_record {
@@ -36,13 +36,29 @@ mod log_record {
 /// The name of every record's event.
 const EVENT_NAME: &str = "http.server.request";
 
-/// The most bytes of single values, whatever room there is.
-mod max_bytes {
-    pub(super) const PATH: usize = 2048;
-    pub(super) const QUERY: usize = 2048;
-    pub(super) const USER_AGENT: usize = 512;
-    pub(super) const HEADER: usize = 256;
-    pub(super) const TEXT: usize = 256;
+/// The most bytes of single values.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    path: usize,
+    query: usize,
+    user_agent: usize,
+    header: usize,
+    text: usize,
+}
+
+impl Limits {
+    /// For records of 8 KiB: path and query 2 KiB each, user agent 512 bytes, all else 256. Larger records take longer
+    /// values in proportion; smaller ones leave out what does not fit.
+    fn new(max_record_bytes: usize) -> Self {
+        let part = |one_in: usize, least: usize| (max_record_bytes / one_in).max(least);
+        Self {
+            path: part(4, 2048),
+            query: part(4, 2048),
+            user_agent: part(16, 512),
+            header: part(32, 256),
+            text: part(32, 256),
+        }
+    }
 }
 
 /// Encodes records as the configuration wants them.
@@ -52,6 +68,7 @@ pub struct Encoder {
     client_address: ClientAddress,
     request_headers: Vec<Header>,
     response_headers: Vec<Header>,
+    limits: Limits,
     scratch: Vec<u8>,
 }
 
@@ -62,7 +79,7 @@ struct Header {
 }
 
 impl Encoder {
-    /// For records of at most `max_record_bytes`, which may be less than the configuration allows but is 512 or more.
+    /// For records of at most `max_record_bytes`, which may be less than the configuration allows but is 256 or more.
     pub fn new(config: &Logs, max_record_bytes: usize) -> Self {
         let headers = |side, names: &[String]| {
             let header = |name: &String| Header {
@@ -76,6 +93,7 @@ impl Encoder {
             client_address: config.client_address,
             request_headers: headers("request", &config.request_headers),
             response_headers: headers("response", &config.response_headers),
+            limits: Limits::new(max_record_bytes),
             scratch: Vec::new(),
         }
     }
@@ -83,7 +101,8 @@ impl Encoder {
     /// Appends the record of `request` to `out`, as an item of a request's scope.
     pub fn encode(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, out: &mut Vec<u8>) {
         let record = Open::<3>::begin(out, ITEM);
-        let mut record_out = RecordWriter { budget: Budget::new(out.len(), self.max_record_bytes), out };
+        let budget = Budget::new(out.len(), self.max_record_bytes);
+        let mut record_out = RecordWriter { budget, limits: self.limits, out };
         record_out.times_and_ids(request, now_unix_nano);
         record_out.body(request, self.max_record_bytes / 4);
         self.attributes(request, &mut record_out);
@@ -94,6 +113,7 @@ impl Encoder {
     fn attributes(&mut self, request: &FinishedRequest<'_>, out: &mut RecordWriter<'_>) {
         let outcome = &request.outcome;
         let (path, query) = request.path_and_query();
+        let limits = self.limits;
         out.str("http.request.method", request.method.as_str());
         if let Some(status) = outcome.status {
             out.int("http.response.status_code", u64::from(status));
@@ -118,33 +138,33 @@ impl Encoder {
             out.f64("envoy.upstream.duration", upstream as f64 / 1e9);
         }
         out.counts(request);
-        out.text("url.path", path, max_bytes::PATH);
+        out.text("url.path", path, limits.path);
         out.flags(request);
-        out.text("envoy.response.code_details", request.bytes(Field::CodeDetails), max_bytes::TEXT);
-        out.text("envoy.upstream.cluster", request.bytes(Field::Cluster), max_bytes::TEXT);
-        out.text("envoy.upstream.address", request.bytes(Field::UpstreamAddress), max_bytes::TEXT);
-        out.text("envoy.route.name", request.bytes(Field::RouteName), max_bytes::TEXT);
-        out.text("envoy.request.id", request.bytes(Field::RequestId), max_bytes::TEXT);
+        out.text("envoy.response.code_details", request.bytes(Field::CodeDetails), limits.text);
+        out.text("envoy.upstream.cluster", request.bytes(Field::Cluster), limits.text);
+        out.text("envoy.upstream.address", request.bytes(Field::UpstreamAddress), limits.text);
+        out.text("envoy.route.name", request.bytes(Field::RouteName), limits.text);
+        out.text("envoy.request.id", request.bytes(Field::RequestId), limits.text);
         if let Some(address) =
             redact::client_address(request.bytes(Field::ClientAddress), self.client_address)
         {
-            out.text("client.address", address.as_bytes(), max_bytes::TEXT);
+            out.text("client.address", address.as_bytes(), limits.text);
         }
         out.server(request.bytes(Field::Host));
         if request.method == Method::Other {
-            out.text("http.request.method_original", request.bytes(Field::Method), max_bytes::TEXT);
+            out.text("http.request.method_original", request.bytes(Field::Method), limits.text);
         }
         if let Some(query) = query.filter(|query| !query.is_empty()) {
             self.scratch.clear();
             redact::query(query, &mut self.scratch);
-            out.text("url.query", &self.scratch, max_bytes::QUERY);
+            out.text("url.query", &self.scratch, limits.query);
         }
-        out.text("user_agent.original", request.bytes(Field::UserAgent), max_bytes::USER_AGENT);
+        out.text("user_agent.original", request.bytes(Field::UserAgent), limits.user_agent);
         for (index, header) in self.request_headers.iter().enumerate() {
-            out.header(header, request.request_header(index));
+            out.header(header, request.request_header(index), &mut self.scratch);
         }
         for (index, header) in self.response_headers.iter().enumerate() {
-            out.header(header, request.response_header(index));
+            out.header(header, request.response_header(index), &mut self.scratch);
         }
     }
 }
@@ -153,6 +173,7 @@ impl Encoder {
 struct RecordWriter<'o> {
     out: &'o mut Vec<u8>,
     budget: Budget,
+    limits: Limits,
 }
 
 impl RecordWriter<'_> {
@@ -171,11 +192,11 @@ impl RecordWriter<'_> {
         }
     }
 
-    /// One line for people, `GET /orders/7 200 12ms`: the path is cut to fit `max_len` bytes.
-    fn body(&mut self, request: &FinishedRequest<'_>, max_len: usize) {
+    /// One line for people, `GET /orders/7 200 12ms`: the path is cut to `max_path_len` bytes.
+    fn body(&mut self, request: &FinishedRequest<'_>, max_path_len: usize) {
         const REST_MAX_BYTES: usize = 48;
         let path = String::from_utf8_lossy(request.path_and_query().0);
-        let path = cut(&path, max_bytes::PATH.min(max_len.saturating_sub(REST_MAX_BYTES)));
+        let path = self.budget.cut(&path, self.limits.path.min(max_path_len));
         let mut line = String::with_capacity(path.len() + REST_MAX_BYTES);
         let _ = write!(line, "{} {} ", request.method.as_str(), if path.is_empty() { "-" } else { path });
         let _ = match request.outcome.status {
@@ -188,7 +209,7 @@ impl RecordWriter<'_> {
     }
 
     fn str(&mut self, key: &str, value: &str) {
-        self.text(key, value.as_bytes(), max_bytes::TEXT);
+        self.text(key, value.as_bytes(), self.limits.text);
     }
 
     fn int(&mut self, key: &str, value: u64) {
@@ -215,13 +236,19 @@ impl RecordWriter<'_> {
         }
     }
 
-    fn header(&mut self, header: &Header, value: &[u8]) {
+    fn header(&mut self, header: &Header, value: &[u8], scratch: &mut Vec<u8>) {
         if value.is_empty() {
             return;
         }
-        let value = if header.is_credential { redact::REDACTED.as_bytes() } else { value };
-        let text = String::from_utf8_lossy(value.get(..=max_bytes::HEADER).unwrap_or(value));
-        if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_bytes::HEADER) {
+        scratch.clear();
+        if header.is_credential {
+            scratch.extend_from_slice(redact::REDACTED.as_bytes());
+        } else {
+            redact::header_value(value, scratch);
+        }
+        let max_len = self.limits.header;
+        let text = String::from_utf8_lossy(scratch.get(..=max_len).unwrap_or(scratch));
+        if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_len) {
             put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
         }
     }
@@ -247,15 +274,16 @@ impl RecordWriter<'_> {
         self.str("envoy.response.flags", &names);
     }
 
-    /// `host`, `host:port`, `[ip6]`, `[ip6]:port`.
+    /// `host`, `host:port`, `[ip6]`, `[ip6]:port`; user info before a `@` is nobody's business.
     fn server(&mut self, authority: &[u8]) {
+        let authority = authority.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
         let port_at = authority.iter().rposition(|&byte| byte == b':').filter(|&at| {
             let digits = authority.get(at + 1..).unwrap_or_default();
             !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
         });
         let host = port_at.and_then(|at| authority.get(..at)).unwrap_or(authority);
         let host = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
-        self.text("server.address", host, max_bytes::TEXT);
+        self.text("server.address", host, self.limits.text);
         let port = port_at.and_then(|at| str::from_utf8(authority.get(at + 1..)?).ok()?.parse::<u16>().ok());
         if let Some(port) = port {
             self.int("server.port", u64::from(port));

@@ -12,11 +12,12 @@ pub const REDACTED: &str = "REDACTED";
 
 /// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
 /// that clients use for tokens and passwords.
-const SECRET_QUERY_PARAMS: [&str; 25] = [
+const SECRET_QUERY_PARAMS: [&str; 28] = [
     "access_token",
     "api_key",
     "apikey",
     "auth",
+    "auth_token",
     "awsaccesskeyid",
     "client_secret",
     "code",
@@ -25,6 +26,8 @@ const SECRET_QUERY_PARAMS: [&str; 25] = [
     "key",
     "passwd",
     "password",
+    "private_token",
+    "pwd",
     "refresh_token",
     "secret",
     "session",
@@ -41,13 +44,14 @@ const SECRET_QUERY_PARAMS: [&str; 25] = [
 ];
 
 /// Headers whose values are credentials, in lower case.
-const CREDENTIAL_HEADERS: [&str; 7] = [
+const CREDENTIAL_HEADERS: [&str; 8] = [
     "authorization",
     "cookie",
     "proxy-authorization",
     "set-cookie",
     "x-amz-security-token",
     "x-api-key",
+    "x-auth-token",
     "x-forwarded-client-cert",
 ];
 
@@ -56,22 +60,47 @@ pub fn is_credential_header(name: &str) -> bool {
     CREDENTIAL_HEADERS.contains(&name)
 }
 
-/// Appends `query` to `out` with the values of secret parameters replaced; keys, order and separators stay.
+/// Appends `query` to `out` with the values of secret parameters replaced; keys and order stay.
+///
+/// Servers differ in what separates parameters: `&` always, `;` for some. So a `;` may begin a parameter, but the value of
+/// a secret one ends at the next `&` only, or where a URL within the value has its own query or fragment.
 pub fn query(query: &[u8], out: &mut Vec<u8>) {
-    for part in query.split_inclusive(|&byte| byte == b'&' || byte == b';') {
-        let (pair, separator) = match part.split_last() {
-            Some((b'&' | b';', pair)) => (pair, part.get(pair.len()..).unwrap_or_default()),
+    for part in query.split_inclusive(|byte| b"&?#".contains(byte)) {
+        let (part, end) = match part.split_last() {
+            Some((b'&' | b'?' | b'#', before)) => (before, part.get(before.len()..).unwrap_or_default()),
             _ => (part, &[][..]),
         };
-        match pair.iter().position(|&byte| byte == b'=') {
-            Some(at) if is_secret_param(pair.get(..at).unwrap_or_default()) => {
-                out.extend_from_slice(pair.get(..=at).unwrap_or_default());
-                out.extend_from_slice(REDACTED.as_bytes());
+        for pair in part.split_inclusive(|&byte| byte == b';') {
+            match pair.iter().position(|&byte| byte == b'=') {
+                Some(at) if is_secret_param(pair.get(..at).unwrap_or_default()) => {
+                    out.extend_from_slice(pair.get(..=at).unwrap_or_default());
+                    out.extend_from_slice(REDACTED.as_bytes());
+                    break;
+                }
+                _ => out.extend_from_slice(pair),
             }
-            _ => out.extend_from_slice(pair),
         }
-        out.extend_from_slice(separator);
+        out.extend_from_slice(end);
     }
+}
+
+/// Appends a header's value to `out`. Where it looks like a URL, which `referer`, `location` and many others are, its
+/// query and its fragment are told as [`query`] tells them, and its user info not at all.
+pub fn header_value(value: &[u8], out: &mut Vec<u8>) {
+    let query_at = value.iter().position(|byte| b"?#".contains(byte)).map_or(value.len(), |at| at + 1);
+    let (location, rest) = value.split_at_checked(query_at).unwrap_or((value, &[]));
+    let authority_at = location.windows(3).position(|window| window == b"://").map_or(0, |at| at + 3);
+    let (scheme, after) = location.split_at_checked(authority_at).unwrap_or((&[], location));
+    let authority_len = after.iter().position(|byte| b"/?# ,".contains(byte)).unwrap_or(after.len());
+    out.extend_from_slice(scheme);
+    match after.get(..authority_len).and_then(|authority| authority.iter().rposition(|&byte| byte == b'@')) {
+        Some(at) if authority_at > 0 => {
+            out.extend_from_slice(REDACTED.as_bytes());
+            out.extend_from_slice(after.get(at..).unwrap_or_default());
+        }
+        _ => out.extend_from_slice(after),
+    }
+    query(rest, out);
 }
 
 /// Compares a parameter's name as a server would read it: percent-decoded, whatever its case.
@@ -102,9 +131,9 @@ fn is_secret_param(name: &[u8]) -> bool {
         }
     }
     let decoded = decoded.get(..len).unwrap_or_default();
-    // `a[token]=` and `user.token=` are other names; blanks around a name are not.
-    let decoded = decoded.trim_ascii();
-    SECRET_QUERY_PARAMS.iter().any(|secret| secret.as_bytes() == decoded)
+    // `user[token]` and `token[]` are a token too; blanks around a name are nothing.
+    let mut parts = decoded.split(|byte| b"[]".contains(byte)).map(<[u8]>::trim_ascii);
+    parts.any(|part| SECRET_QUERY_PARAMS.iter().any(|secret| secret.as_bytes() == part))
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -154,7 +183,13 @@ mod tests {
             ("a=1&b=2", "a=1&b=2"),
             ("token=abc", "token=REDACTED"),
             ("a=1&ToKeN=abc&b", "a=1&ToKeN=REDACTED&b"),
-            ("access%5Ftoken=abc;x=1", "access%5Ftoken=REDACTED;x=1"),
+            ("access%5Ftoken=abc;x=1&y=2", "access%5Ftoken=REDACTED&y=2"),
+            ("a=1;password=hun;ter2&b", "a=1;password=REDACTED&b"),
+            (
+                "user[password]=x&token[]=y&a%5Bcode%5D=z",
+                "user[password]=REDACTED&token[]=REDACTED&a%5Bcode%5D=REDACTED",
+            ),
+            ("next=http://h/?token=x#id_token=y", "next=http://h/?token=REDACTED#id_token=REDACTED"),
             ("%74oken=a=b&&", "%74oken=REDACTED&&"),
             ("token&token=", "token&token=REDACTED"),
             ("tokens=1&%zz=2&%=3&%4=5", "tokens=1&%zz=2&%=3&%4=5"),
@@ -162,6 +197,24 @@ mod tests {
             ("+token=x&%20token=y", "+token=REDACTED&%20token=REDACTED"),
         ] {
             assert_eq!(redacted(query), expected);
+        }
+    }
+
+    #[test]
+    fn headers_that_are_urls_are_told_without_their_secrets() {
+        for (value, expected) in [
+            ("", ""),
+            ("text/html; q=0.8, */*", "text/html; q=0.8, */*"),
+            ("https://shop/cb?code=s3cret&state=1", "https://shop/cb?code=REDACTED&state=1"),
+            ("/cb#access_token=s3cret&x", "/cb#access_token=REDACTED&x"),
+            ("https://me:s3cret@shop/a@b", "https://REDACTED@shop/a@b"),
+            ("https://me:s3@cret@shop", "https://REDACTED@shop"),
+            ("me@shop.example", "me@shop.example"),
+            ("https://shop/?x=a@b", "https://shop/?x=a@b"),
+        ] {
+            let mut out = Vec::new();
+            header_value(value.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{value}");
         }
     }
 

@@ -18,15 +18,16 @@ pub use status::Status;
 
 pub(crate) use pairs::encode as encode_pairs;
 
-use wasmtime::{Caller, Engine, Linker, Module, Result, bail};
+use wasmtime::{Caller, Engine, InstancePre, Linker, Module, Result, bail};
 
 use crate::vm::HostState;
 use guest::{Guest, Refusal};
 
 /// A plugin's module, compiled: cheap to clone, to be compiled once and loaded into many proxies.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PluginModule {
-    module: Module,
+    /// With the host functions linked: tests start many machines.
+    linked: InstancePre<HostState>,
 }
 
 impl PluginModule {
@@ -44,24 +45,35 @@ impl PluginModule {
         if !missing.is_empty() {
             bail!("the module lacks exports that Envoy needs: {}", missing.join(", "));
         }
-        Ok(Self { module })
+        Ok(Self { linked: link(&module)?.instantiate_pre(&module)? })
     }
 
     /// The compiled module, for what a test wants to know of its imports and exports.
     #[must_use]
     pub fn module(&self) -> &Module {
-        &self.module
+        self.linked.module()
     }
 
-    /// The host functions, linked for this module.
-    pub(crate) fn linker(&self) -> Result<Linker<HostState>> {
-        let mut linker = Linker::new(self.module.engine());
-        proxy_wasm::link(&mut linker)?;
-        wasi::link(&mut linker)?;
-        // What Envoy has and is not emulated: a call traps, and the trap names the import.
-        linker.define_unknown_imports_as_traps(&self.module)?;
-        Ok(linker)
+    /// The module and its host functions, to be instantiated.
+    pub(crate) fn linked(&self) -> &InstancePre<HostState> {
+        &self.linked
     }
+}
+
+impl std::fmt::Debug for PluginModule {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("PluginModule").field("module", self.module()).finish_non_exhaustive()
+    }
+}
+
+/// The host functions for that module.
+fn link(module: &Module) -> Result<Linker<HostState>> {
+    let mut linker = Linker::new(module.engine());
+    proxy_wasm::link(&mut linker)?;
+    wasi::link(&mut linker)?;
+    // What Envoy has and is not emulated: a call traps, and the trap names the import.
+    linker.define_unknown_imports_as_traps(module)?;
+    Ok(linker)
 }
 
 /// Runs one proxy-wasm host call: counts it, lets an injected fault answer instead, and turns the outcome into a status.
@@ -74,7 +86,10 @@ fn host_call(
     if guest.state().vm.starting && name != "proxy_log" {
         bail!("`{name}` was called from the module's initialization, where Envoy does not allow it");
     }
-    if let Some(status) = guest.state_mut().world.faults.take(name) {
+    let world = &mut guest.state_mut().world;
+    let calls = world.host_calls.entry(name).or_default();
+    *calls = calls.saturating_add(1);
+    if let Some(status) = world.faults.take(name) {
         return Ok(status.code());
     }
     match body(&mut guest) {

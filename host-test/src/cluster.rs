@@ -32,9 +32,18 @@ pub struct Call {
     pub sent_unix_nanos: u64,
     /// Its number among all calls of the proxy.
     pub number: u64,
+    pub(crate) sender: Sender,
+    due: Option<(u64, Answer)>,
+}
+
+/// Who made a call, and how it knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) role: VmRole,
+    /// The machine's number among all that the proxy has started: another one may take its place.
+    pub(crate) machine: u64,
     pub(crate) root: u32,
     pub(crate) token: u32,
-    due: Option<(u64, Answer)>,
 }
 
 impl Call {
@@ -223,6 +232,11 @@ impl<'a> Cluster<'a> {
         self.proxy.world.clusters.known.entry(self.name.clone()).or_default().without_endpoints = false;
     }
 
+    /// Adds the cluster, where it is not there (any more).
+    pub fn add(&mut self) {
+        self.proxy.world.clusters.known.entry(self.name.clone()).or_default();
+    }
+
     /// Removes the cluster: a call is refused at once with `BadArgument`.
     pub fn remove(&mut self) {
         self.proxy.world.clusters.known.remove(&self.name);
@@ -246,10 +260,10 @@ pub(crate) struct ClusterState {
 }
 
 impl Clusters {
-    /// Takes a call from `(machine, root context, token)`, or refuses it as Envoy does.
+    /// Takes a call, or refuses it as Envoy does.
     pub(crate) fn dispatch(
         &mut self,
-        (vm, root, token): (VmRole, u32, u32),
+        sender: Sender,
         cluster: &[u8],
         mut headers: Headers,
         body: Vec<u8>,
@@ -276,25 +290,26 @@ impl Clusters {
             (served, timeout) => served.or(timeout),
         };
         self.last_number = self.last_number.saturating_add(1);
-        *self.made.entry(vm).or_default() += 1;
+        *self.made.entry(sender.role).or_default() += 1;
         self.pending.push(Call {
-            vm,
+            vm: sender.role,
             cluster,
             headers,
             body,
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms.into())),
             sent_unix_nanos: now,
             number: self.last_number,
-            root,
-            token,
+            sender,
             due,
         });
         Ok(())
     }
 
     /// Drops the calls of a machine, or of one of its root contexts: nobody will hear of their answers.
-    pub(crate) fn cancel(&mut self, vm: VmRole, root: Option<u32>) {
-        self.pending.retain(|call| call.vm != vm || root.is_some_and(|root| call.root != root));
+    pub(crate) fn cancel(&mut self, machine: u64, root: Option<u32>) {
+        self.pending.retain(|Call { sender, .. }| {
+            sender.machine != machine || root.is_some_and(|root| sender.root != root)
+        });
     }
 
     /// Takes the call of that number out.
@@ -303,11 +318,12 @@ impl Clusters {
         Some(self.pending.remove(index))
     }
 
-    /// The call that ends next by itself: when, which, and how.
-    pub(crate) fn next_due(&self) -> Option<(u64, u64, Answer)> {
+    /// The call that ends next by itself: when, which, and how. `not_before` says of a machine's number until when it
+    /// hears of nothing.
+    pub(crate) fn next_due(&self, not_before: impl Fn(u64) -> u64) -> Option<(u64, u64, Answer)> {
         let due = self.pending.iter().filter_map(|call| {
             let (at, answer) = call.due.as_ref()?;
-            Some((*at, call.number, answer))
+            Some(((*at).max(not_before(call.sender.machine)), call.number, answer))
         });
         due.min_by_key(|(at, number, _)| (*at, *number))
             .map(|(at, number, answer)| (at, number, answer.clone()))

@@ -39,7 +39,7 @@ pub mod abi;
 
 pub use abi::{PluginModule, Status};
 pub use cluster::{Answer, Call, Cluster};
-pub use proxy::{Mode, Proxy, ProxyBuilder};
+pub use proxy::{FailurePolicy, Mode, Proxy, ProxyBuilder, VmReloads};
 pub use request::{Exchange, Request, get, post};
 pub use stream_info::{Headers, StreamInfo};
 pub use wasmtime::{Error, Result};

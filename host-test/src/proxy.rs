@@ -3,13 +3,18 @@
 //! [`Proxy::load`] and [`ProxyBuilder`] say what is started; [`Proxy`]'s verbs then drive it and its queries observe it.
 
 mod builder;
+mod failure;
 mod stream;
 
 pub use builder::ProxyBuilder;
+pub use failure::{FailurePolicy, VmReloads};
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rand::RngCore as _;
+use rand::rngs::SmallRng;
 use serde_json::Value;
 use wasmtime::{Result, bail, format_err};
 
@@ -42,11 +47,16 @@ impl World {
 pub struct Proxy {
     pub(crate) world: World,
     module: PluginModule,
+    plugin: Rc<Plugin>,
     mode: Mode,
-    seed: u64,
+    failure_policy: FailurePolicy,
+    random: SmallRng,
     /// The main thread's, then the workers'.
     vms: Vec<Vm>,
     canaries: u64,
+    reloads: VmReloads,
+    refused: u64,
+    is_drained: bool,
 }
 
 /// What happens next by itself.
@@ -90,39 +100,71 @@ impl Proxy {
         Ok(())
     }
 
+    /// Lets time pass in which the process does not run: what falls due meanwhile happens late, with the next
+    /// [`Proxy::advance`].
+    pub fn freeze(&mut self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.world.now_unix_nanos = self.world.now_unix_nanos.saturating_add(nanos);
+    }
+
+    /// Keeps a worker's thread from running for that long, as another plugin may that blocks: what falls due for it
+    /// happens late, while all others go on.
+    pub fn stall(&mut self, worker: usize, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let until = self.world.now_unix_nanos.saturating_add(nanos);
+        if let Some(vm) = self.vms.get_mut(worker.saturating_add(1)) {
+            vm.stalled_until_unix_nanos = until;
+        }
+    }
+
     /// Gives the plugin a new configuration, as a listener update does: each machine gets a new root context, and the
-    /// old one drains.
+    /// old one drains. A machine that has trapped is replaced.
     ///
     /// # Errors
     /// When the plugin traps or refuses the configuration; in the latter case the old one stays in use.
     pub fn reconfigure(&mut self, configuration: Value) -> Result<()> {
-        let plugin = Rc::new(Plugin::new(configuration.to_string()));
-        self.try_in_canary(&plugin)?;
-        for vm in &mut self.vms {
-            let old = vm.active_root();
-            self.world.configure(vm, &plugin)?;
-            if let Some(old) = old {
-                vm.retire(&mut self.world, old)?;
+        let old = std::mem::replace(&mut self.plugin, Rc::new(Plugin::new(configuration.to_string())));
+        if let Err(refused) = self.try_in_canary() {
+            self.plugin = old;
+            return Err(refused);
+        }
+        for index in 0..self.vms.len() {
+            self.reconfigure_vm(index)?;
+        }
+        Ok(())
+    }
+
+    /// Loads another module in the plugin's place, as a listener update does that changes the machines: there are new
+    /// ones, and the old ones are destroyed at once, whether they are done or not.
+    ///
+    /// # Errors
+    /// When a plugin traps or refuses the configuration.
+    pub fn replace_module(&mut self, module: &PluginModule) -> Result<()> {
+        self.module = module.clone();
+        self.try_in_canary()?;
+        for index in 0..self.vms.len() {
+            let new = self.start_vm(role_of(index))?;
+            if let Some(vm) = self.vms.get_mut(index) {
+                std::mem::replace(vm, new).shut_down(&mut self.world)?;
             }
         }
         Ok(())
     }
 
-    /// Ends the process: `on_done` everywhere, and then no call is answered any more.
+    /// Takes no more requests, as after `/drain_listeners`: each is an error. The machines live on.
+    pub fn drain_listeners(&mut self) {
+        self.is_drained = true;
+    }
+
+    /// Ends the process: `on_done` everywhere, which is not waited for, and no call is answered any more.
     ///
     /// # Errors
     /// When the plugin traps.
     pub fn shut_down(&mut self) -> Result<()> {
-        for mut vm in std::mem::take(&mut self.vms) {
-            if let Some(root) = vm.active_root() {
-                vm.retire(&mut self.world, root)?;
-            }
-        }
-        self.world.clusters.pending.clear();
-        Ok(())
+        std::mem::take(&mut self.vms).into_iter().try_for_each(|vm| vm.shut_down(&mut self.world))
     }
 
-    /// Makes the next `times` calls of a host function return `status` instead of doing anything.
+    /// Makes the next `times` calls of a host function return `status` instead of doing anything; 0 ends that.
     pub fn fail_host_call(&mut self, name: &str, status: Status, times: u32) {
         self.world.faults.plan(name, status, times);
     }
@@ -132,7 +174,7 @@ impl Proxy {
         self.world.cel = cel;
     }
 
-    /// Refuses growth of each machine's memory beyond `bytes`.
+    /// Refuses growth of the memory of each machine that there is now beyond `bytes`.
     pub fn limit_memory(&mut self, bytes: usize) {
         for vm in &mut self.vms {
             vm.limit_memory(bytes);
@@ -162,6 +204,16 @@ impl Proxy {
     #[must_use]
     pub fn gauge(&self, name: &str) -> u64 {
         self.world.stats.gauges().get(name).copied().unwrap_or_default()
+    }
+
+    /// The gauges whose names begin so, with their values.
+    #[must_use]
+    pub fn gauges(&self, prefix: &str) -> Vec<(String, u64)> {
+        let gauges = self.world.stats.gauges().iter();
+        gauges
+            .filter(|(name, _)| name.starts_with(prefix))
+            .map(|(name, value)| (name.clone(), *value))
+            .collect()
     }
 
     /// All that was recorded into a histogram.
@@ -197,6 +249,12 @@ impl Proxy {
         self.world.clusters.made.get(&vm).copied().unwrap_or_default()
     }
 
+    /// How often each of the `proxy_*` host functions was called since the start, by all machines together.
+    #[must_use]
+    pub fn host_calls(&self) -> &BTreeMap<&'static str, u64> {
+        &self.world.host_calls
+    }
+
     /// How many configurations were tried in a canary.
     #[must_use]
     pub fn canaries(&self) -> u64 {
@@ -215,7 +273,19 @@ impl Proxy {
         self.world.now_unix_nanos
     }
 
-    /// Whether a worker's machine has trapped.
+    /// How often a machine that had trapped was, or was not, replaced.
+    #[must_use]
+    pub fn vm_reloads(&self) -> VmReloads {
+        self.reloads
+    }
+
+    /// How many requests the proxy answered 503 itself, because the plugin's machine had trapped and may not be passed.
+    #[must_use]
+    pub fn requests_refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Whether a worker's machine has trapped and was not replaced.
     #[must_use]
     pub fn has_failed(&self, worker: usize) -> bool {
         self.vms.get(worker.saturating_add(1)).is_some_and(Vm::has_failed)
@@ -228,12 +298,28 @@ impl Proxy {
 }
 
 impl Proxy {
-    fn try_in_canary(&mut self, plugin: &Rc<Plugin>) -> Result<()> {
+    fn try_in_canary(&mut self) -> Result<()> {
         self.canaries = self.canaries.saturating_add(1);
-        let mut canary = Vm::new(&self.module, &mut self.world, VmRole::Canary, self.seed)?;
-        let configured = self.world.configure(&mut canary, plugin);
-        self.world.clusters.cancel(VmRole::Canary, None);
-        configured
+        let canary = self.start_vm(VmRole::Canary)?;
+        self.world.clusters.cancel(canary.number(), None);
+        Ok(())
+    }
+
+    /// A new machine with the plugin in it, configured.
+    fn start_vm(&mut self, role: VmRole) -> Result<Vm> {
+        let mut vm = Vm::new(&self.module, &mut self.world, role, self.random.next_u64())?;
+        self.world.configure(&mut vm, &self.plugin)?;
+        Ok(vm)
+    }
+
+    fn reconfigure_vm(&mut self, index: usize) -> Result<()> {
+        let Some(vm) = self.vms.get_mut(index) else { return Ok(()) };
+        if vm.has_failed() {
+            return self.replace_vm(index);
+        }
+        let old = vm.active_root();
+        self.world.configure(vm, &self.plugin)?;
+        old.map_or(Ok(()), |old| vm.retire(&mut self.world, old))
     }
 
     fn next_event(&self) -> Option<(u64, Event)> {
@@ -241,8 +327,15 @@ impl Proxy {
             let (at, root) = machine.next_tick()?;
             Some((at, Event::Tick { vm, root }))
         });
-        let answers =
-            self.world.clusters.next_due().map(|(at, number, answer)| (at, Event::Answer { number, answer }));
+        let stalled_until = |machine| {
+            let vm = self.vms.iter().find(|vm| vm.number() == machine);
+            vm.map_or(0, |vm| vm.stalled_until_unix_nanos)
+        };
+        let answers = self
+            .world
+            .clusters
+            .next_due(stalled_until)
+            .map(|(at, number, answer)| (at, Event::Answer { number, answer }));
         answers.into_iter().chain(ticks).min_by_key(|(at, _)| *at)
     }
 
@@ -256,14 +349,13 @@ impl Proxy {
     pub(crate) fn answer_call(&mut self, number: u64, answer: Answer) -> Result<Call> {
         let call =
             self.world.clusters.take(number).ok_or_else(|| format_err!("call {number} is not under way"))?;
-        let index = match call.vm {
-            VmRole::Canary => None,
-            VmRole::Main => Some(0),
-            VmRole::Worker(worker) => worker.checked_add(1),
-        };
-        if let Some(vm) = index.and_then(|index| self.vms.get_mut(index)) {
-            vm.answer(&mut self.world, call.root, call.token, answer)?;
+        if let Some(vm) = self.vms.iter_mut().find(|vm| vm.number() == call.sender.machine) {
+            vm.answer(&mut self.world, call.sender.root, call.sender.token, answer)?;
         }
         Ok(call)
     }
+}
+
+fn role_of(index: usize) -> VmRole {
+    index.checked_sub(1).map_or(VmRole::Main, VmRole::Worker)
 }

@@ -29,17 +29,31 @@ pub(crate) struct Vm {
     failed: bool,
     /// The root context that takes new work.
     active_root: Option<u32>,
+    /// When it was started, or else when one to replace it was last tried.
+    pub(crate) loaded_unix_nanos: u64,
+    /// Until when its thread does nothing.
+    pub(crate) stalled_until_unix_nanos: u64,
 }
 
 impl Vm {
-    /// Instantiates `module` and runs its initialization.
+    /// Instantiates `module` and runs its initialization. `seed` decides the random bytes that the guest gets.
     pub(crate) fn new(module: &PluginModule, world: &mut World, role: VmRole, seed: u64) -> Result<Self> {
         let limits = StoreLimitsBuilder::new().memory_size(MAX_MEMORY_BYTES).build();
-        let state = HostState { world: World::default(), vm: VmState::new(role, seed), limits };
+        world.machines_started = world.machines_started.saturating_add(1);
+        let vm = VmState::new(role, world.machines_started, seed);
+        let state = HostState { world: World::default(), vm, limits };
         let mut store = Store::new(module.module().engine(), state);
         store.limiter(|state| &mut state.limits);
-        let instance = module.linker()?.instantiate(&mut store, module.module())?;
-        let mut vm = Self { store, instance, failed: false, active_root: None };
+        let instance = module.linked().instantiate(&mut store)?;
+        let loaded_unix_nanos = world.now_unix_nanos;
+        let mut vm = Self {
+            store,
+            instance,
+            failed: false,
+            active_root: None,
+            loaded_unix_nanos,
+            stalled_until_unix_nanos: 0,
+        };
         let initialize = if vm.exports("_initialize") { "_initialize" } else { "_start" };
         vm.call(world, 0, initialize, &[])?;
         vm.store.data_mut().vm.starting = false;
@@ -77,13 +91,21 @@ impl Vm {
         self.active_root
     }
 
-    /// Whether the machine has trapped.
+    /// Its number among all machines of the proxy.
+    pub(crate) fn number(&self) -> u64 {
+        self.store.data().vm.number
+    }
+
+    /// Whether the machine has trapped, after which it is not entered any more.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed
     }
 
     /// How many root contexts are not active any more but have asked to be kept.
     pub(crate) fn draining(&self) -> usize {
+        if self.failed {
+            return 0;
+        }
         self.store.data().vm.contexts.values().filter(|context| context.pending_done).count()
     }
 
@@ -108,12 +130,22 @@ impl Vm {
         self.delete_root(world, root)
     }
 
+    /// The end of the machine: `on_done` of its root context, which is not waited for, whatever it says.
+    pub(crate) fn shut_down(mut self, world: &mut World) -> Result<()> {
+        let retired = match self.active_root {
+            Some(root) => self.retire(world, root),
+            None => Ok(()),
+        };
+        world.clusters.cancel(self.number(), None);
+        retired
+    }
+
     fn delete_root(&mut self, world: &mut World, root: u32) -> Result<()> {
         let deleted = self.call(world, root, "proxy_on_delete", &[root]);
         let vm = &mut self.store.data_mut().vm;
         vm.contexts.remove(&root);
         vm.ticks.remove(&root);
-        world.clusters.cancel(vm.role, Some(root));
+        world.clusters.cancel(vm.number, Some(root));
         deleted.map(drop)
     }
 
@@ -122,7 +154,8 @@ impl Vm {
         if self.failed {
             return None;
         }
-        self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root)).min()
+        let ticks = self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root));
+        ticks.min().map(|(due, root)| (due.max(self.stalled_until_unix_nanos), root))
     }
 
     /// `on_tick`, which arms the next one when it has returned.

@@ -80,6 +80,7 @@ pub(crate) struct Node {
 pub(crate) struct World {
     pub(crate) now_unix_nanos: u64,
     pub(crate) started_unix_nanos: u64,
+    pub(crate) machines_started: u64,
     pub(crate) log: Vec<LogLine>,
     pub(crate) log_level: LogLevel,
     pub(crate) stats: Stats,
@@ -88,6 +89,8 @@ pub(crate) struct World {
     pub(crate) node: Node,
     pub(crate) cel: Cel,
     pub(crate) faults: Faults,
+    /// How often each `proxy_*` function was called, by whichever machine.
+    pub(crate) host_calls: BTreeMap<&'static str, u64>,
 }
 
 impl World {

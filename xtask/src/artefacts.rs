@@ -24,24 +24,26 @@ pub fn build(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
+    build_module(project, project.target(), &[], &project.plugin())
+}
+
+/// Builds the plugin to [`Project::trapping_plugin`], with a trap in it that a request's header `x-offpath-trap` springs:
+/// what tests provoke, the shipped module does not have.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
+    // A folder of its own: in the other one, a build at the same time could put its module in this one's place.
+    build_module(project, &project.target().join("trap"), &["--features", "trap"], &project.trapping_plugin())
+}
+
+fn build_module(project: &Project, target: &Path, features: &[&str], module: &Path) -> anyhow::Result<()> {
     need::wasm_target()?;
-    cargo(
-        project,
-        &[
-            "rustc",
-            "--package",
-            "offpath-filter",
-            "--lib",
-            "--crate-type",
-            "cdylib",
-            "--profile",
-            "wasm",
-            "--target",
-            WASM_TARGET,
-        ],
-    )?;
-    let built = project.target().join(WASM_TARGET).join("wasm").join("offpath_filter.wasm");
-    copy_whole(&built, &project.plugin())
+    let library = ["rustc", "--package", "offpath-filter", "--lib", "--crate-type", "cdylib"];
+    let wasm = ["--profile", "wasm", "--target", WASM_TARGET];
+    let arguments = [library.as_slice(), &wasm, features].concat();
+    run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
+    copy_whole(&target.join(WASM_TARGET).join("wasm").join("offpath_filter.wasm"), module)
 }
 
 /// Builds the collector alone.
@@ -71,13 +73,24 @@ pub fn describe(project: &Project) -> anyhow::Result<String> {
 /// # Errors
 /// When cargo cannot be run or fails.
 pub fn cargo(project: &Project, arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new("cargo")
-        .args(arguments)
-        .current_dir(project.root())
-        .env("CARGO_TARGET_DIR", project.target())
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "`cargo {}` failed: {status}", arguments.join(" "));
+    run(&mut command(project, arguments))
+}
+
+/// Cargo in the workspace's root, not yet run.
+#[must_use]
+pub fn command(project: &Project, arguments: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(arguments).current_dir(project.root()).env("CARGO_TARGET_DIR", project.target());
+    command
+}
+
+/// Runs a [`command`].
+///
+/// # Errors
+/// When it cannot be run or fails.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.status().context("cannot run cargo")?;
+    ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())
 }
 

@@ -1,14 +1,11 @@
 //! `cargo xtask test`: what is missing first, then every check and test, the quick ones early. CI runs nothing else.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 
 use crate::{
-    artefacts::{self, cargo},
+    artefacts::{self, cargo, command},
     fetch,
     need::{self, Need, WASM_TARGET},
     project::Project,
@@ -34,9 +31,12 @@ const STEPS: [Step; 9] = [
         cargo(project, &["clippy", "-p", "offpath-filter", "--target", WASM_TARGET, "--", "-D", "warnings"])
     }),
     ("documentation", document),
-    ("plugin and collector", artefacts::build),
+    ("plugin and collector", |project| {
+        artefacts::build(project)?;
+        artefacts::build_trapping_plugin(project)
+    }),
     ("compile the tests", |project| cargo(project, &["test", "--workspace", "--no-run"])),
-    ("tests", |project| cargo(project, &["test", "--workspace"])),
+    ("tests", test),
 ];
 
 /// Runs all steps.
@@ -62,13 +62,17 @@ pub fn run(project: &Project) -> anyhow::Result<()> {
 
 /// Private items too: what the modules say about each other is the map of the code, and has to lead somewhere.
 fn document(project: &Project) -> anyhow::Result<()> {
-    let status = Command::new("cargo")
-        .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
-        .current_dir(project.root())
-        .env("CARGO_TARGET_DIR", project.target())
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "`cargo doc` failed: {status}");
-    Ok(())
+    artefacts::run(
+        command(project, &["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// On the modules that the step before has built, wherever `CARGO_TARGET_DIR` has put them.
+fn test(project: &Project) -> anyhow::Result<()> {
+    artefacts::run(
+        command(project, &["test", "--workspace"])
+            .env("OFFPATH_WASM", project.plugin())
+            .env("OFFPATH_TRAP_WASM", project.trapping_plugin()),
+    )
 }

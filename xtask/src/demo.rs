@@ -8,7 +8,7 @@ mod traffic;
 
 use std::{io, io::IsTerminal as _};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -50,14 +50,22 @@ pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
         let stage = Stage::set(project, &envoy).await?;
         let played = tokio::select! {
             played = play(&stage, options) => played,
-            () = stopped => Ok(()),
+            () = stopped => interrupted(options),
         };
         if played.is_err() {
             stage.explain();
         }
-        stage.clear().await?;
-        played
+        let cleared = stage.clear().await;
+        played.and(cleared)
     })
+}
+
+/// Nothing is amiss when the demo is ended that way, but `--once` has not shown what it is for.
+fn interrupted(options: Options) -> anyhow::Result<()> {
+    if options.once {
+        bail!("interrupted before all {} requests were stored", options.requests);
+    }
+    Ok(())
 }
 
 async fn play(stage: &Stage, options: Options) -> anyhow::Result<()> {

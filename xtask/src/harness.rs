@@ -1,12 +1,15 @@
 //! The parties around the plugin, each a small module: real Envoy with the plugin in it, the collector or a receiver that
 //! keeps what it is sent, the application behind Envoy, and the clients in front. The demo and the end-to-end tests put
-//! them together. Everything listens on loopback, on ports that the system chose.
+//! them together. Everything listens on loopback, in the tests on ports that the system chose.
 
 pub mod api;
 pub mod bootstrap;
 pub mod collector;
 pub mod envoy;
+pub mod inventory;
 pub mod load;
+pub mod otlp;
+pub mod port;
 pub mod process;
 pub mod receiver;
 mod server;

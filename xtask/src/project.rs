@@ -46,6 +46,12 @@ impl Project {
         self.target.join("offpath.wasm")
     }
 
+    /// The plugin with a trap in it, for tests.
+    #[must_use]
+    pub fn trapping_plugin(&self) -> PathBuf {
+        self.target.join("offpath-trap.wasm")
+    }
+
     /// The built collector.
     #[must_use]
     pub fn collector(&self) -> PathBuf {

@@ -48,8 +48,8 @@ impl<'a> Section<'a> {
         match unknown {
             None => Ok(()),
             Some(key) => Err(ConfigError::new(format!(
-                "configuration: `{}`: unknown key, allowed are {}",
-                self.path_of(&clip(key)),
+                "configuration: {}: unknown key, allowed are {}",
+                shown_key(&self.path_of(key)),
                 self.known.join(", ")
             ))),
         }
@@ -281,6 +281,12 @@ fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
         let _ = write!(text, "{} \"{name}\"", if index == 0 { "" } else { "," });
     }
     text
+}
+
+/// A key as it is quoted in an error. One that does not look like a key may be anything, a pasted token too.
+pub(super) fn shown_key(key: &str) -> String {
+    let is_plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if is_plain && key.len() <= 128 { format!("`{key}`") } else { "a key (not shown)".to_owned() }
 }
 
 /// Cuts what is quoted in an error, so that one line stays one line.

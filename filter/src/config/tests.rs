@@ -56,7 +56,15 @@ fn everything_but_the_cluster_has_a_default() {
         config.batch,
         Batch { max_records: 512, max_bytes: 262_144, max_delay: Duration::from_secs(1) }
     );
-    assert_eq!(config.queue, Queue { max_bytes: 16_777_216 });
+    assert_eq!(config.queue, Queue { max_bytes: 16_777_216, when_full: WhenFull::DropOldest });
+    assert_eq!(
+        config.retry,
+        Retry {
+            initial_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(30),
+            max_elapsed: Duration::from_secs(300),
+        }
+    );
 }
 
 #[test]
@@ -71,7 +79,8 @@ fn every_key_is_read() {
             "metrics": {"enabled": false, "interval": "1m", "temporality": "delta", "histograms": ["proxy", "upstream"],
                         "attributes": [], "max_series": 1, "max_buckets": 640},
             "batch": {"max_records": 1, "max_bytes": 512, "max_delay": "10ms"},
-            "queue": {"max_bytes": 1024}
+            "queue": {"max_bytes": 1024, "when_full": "spill"},
+            "retry": {"initial_backoff": "1m", "max_backoff": "10ms", "max_elapsed": "0s"}
         }"#,
     )
     .unwrap();
@@ -82,7 +91,11 @@ fn every_key_is_read() {
     assert_eq!(config.metrics.histograms, Histograms { duration: false, upstream: true, proxy: true });
     assert_eq!(config.metrics.temporality, Temporality::Delta);
     assert_eq!(config.resource.len(), 2);
-    assert_eq!(config.queue.max_bytes, 1024);
+    assert_eq!(config.queue, Queue { max_bytes: 1024, when_full: WhenFull::Spill });
+    assert_eq!(
+        (config.retry.max_backoff, config.retry.max_elapsed),
+        (Duration::from_millis(10), Duration::ZERO)
+    );
 }
 
 #[test]
@@ -99,15 +112,13 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (r#"{"collector":"otlp"}"#, &["`collector`", "an object"]),
         (
             &with(r#""colector":{}"#),
-            &["`colector`", "unknown key", "collector, resource, logs, metrics, batch, queue"],
+            &["`colector`", "unknown key", "collector, resource, logs, metrics, batch, queue, retry"],
         ),
         (&with(r#""logs":{"enable":true}"#), &["`logs.enable`", "unknown key", "enabled"]),
         (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
         // Keys of behaviour that does not exist yet are unknown.
         (&with(r#""logs":{"sample_ratio":0.5}"#), &["`logs.sample_ratio`", "unknown key"]),
         (&with(r#""metrics":{"exemplars":true}"#), &["`metrics.exemplars`", "unknown key"]),
-        (&with(r#""queue":{"when_full":"spill"}"#), &["`queue.when_full`", "unknown key"]),
-        (&with(r#""retry":{}"#), &["`retry`", "unknown key"]),
         (&with(r#""routes":[]"#), &["`routes`", "unknown key"]),
         (&with(r#""redact":{}"#), &["`redact`", "unknown key"]),
         (r#"{"collector":{"cluster":"c","authority":"a\nb"}}"#, &["`collector.authority`", "header value"]),
@@ -171,6 +182,17 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (&with(r#""batch":{"max_delay":"61s"}"#), &["`batch.max_delay`", "10ms to 1m"]),
         (&with(r#""queue":{"max_bytes":524287}"#), &["`queue.max_bytes`", "524288 to 536870912"]),
         (&with(r#""queue":{"max_bytes":536870913}"#), &["`queue.max_bytes`", "536870912"]),
+        (&with(r#""queue":{"when_full":"block"}"#), &["`queue.when_full`", "`\"block\"`", "\"drop_oldest\""]),
+        (&with(r#""retry":{"initial_backoff":"9ms"}"#), &["`retry.initial_backoff`", "10ms to 1m"]),
+        (&with(r#""retry":{"max_backoff":"601s"}"#), &["`retry.max_backoff`", "10ms to 10m"]),
+        (&with(r#""retry":{"max_elapsed":"3601s"}"#), &["`retry.max_elapsed`", "0s to 1h"]),
+        (&with(r#""batch":{"max_records":1},"batch":{"max_bytes":9999}"#), &["`batch`", "stands twice"]),
+        (r#"{"collector":{"cluster":"c","cluster":"d"}}"#, &["`cluster`", "stands twice", "line 1"]),
+        (
+            r#"{"collector":{"cluster":"c","headers":{"a":"1","A":"2"}}}"#,
+            &["`collector.headers.a`", "stands twice"],
+        ),
+        (&with(r#""retry":{"attempts":3}"#), &["`retry.attempts`", "unknown key"]),
     ];
     for (json, words) in cases {
         let error = parse(json).expect_err(json);
@@ -193,6 +215,8 @@ fn secrets_beside_or_inside_a_mistake_are_not_told() {
         r#"{"collector":{"cluster":"c","headers":{"authorization: Bearer s3cret":""}}}"#,
         r#"{"collector":{"cluster":"c","headers":{"host":"s3cret"}}}"#,
         r#"{"collector":{"cluster":"c","header":{"authorization":"Bearer s3cret"}}}"#,
+        r#"{"collector":{"cluster":"c","Authorization: Bearer s3cret":1}}"#,
+        r#"{"authorization: s3cret":1,"authorization: s3cret":2}"#,
         r#"{"collector":["Bearer s3cret"]}"#,
         r#"["Bearer s3cret"]"#,
         r#""Bearer s3cret""#,

@@ -2,18 +2,10 @@
 //! Source: opentelemetry-proto, `metrics/v1/metrics.proto`.
 
 use super::histogram::{Histogram, Layout};
+use super::series::SeriesKey;
 use crate::config::Temporality;
 use crate::otlp::envelope::{Envelope, ITEM, OpenRequest};
 use crate::otlp::wire::{Open, put_bytes, put_header, put_uint};
-
-/// What one export of all series became.
-#[derive(Debug, Default)]
-pub struct Export {
-    /// Requests, each within the bound.
-    pub requests: Vec<ExportedRequest>,
-    /// Data points that do not fit into any request.
-    pub oversized_points: u64,
-}
 
 /// One encoded request.
 #[derive(Debug)]
@@ -22,6 +14,24 @@ pub struct ExportedRequest {
     pub body: Vec<u8>,
     /// How many data points are in it.
     pub points: u64,
+    /// What they were made of; `None` for cumulative ones, which the next export tells again.
+    pub delta: Option<DeltaPoints>,
+}
+
+/// What the data points of a delta export were made of, to be measured again if they cannot be delivered.
+#[derive(Debug)]
+pub struct DeltaPoints {
+    pub(super) start_unix_nano: u64,
+    pub(super) parts: Vec<Part>,
+}
+
+/// One data point's histogram, of the overflow series where there is no key.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) key: Option<SeriesKey<Box<[u8]>>>,
+    /// The index in [`METRICS`].
+    pub(super) metric: usize,
+    pub(super) histogram: Histogram,
 }
 
 /// A metric's name and description; the unit is seconds.
@@ -49,16 +59,18 @@ pub(super) const METRICS: [Metric; 4] = [
 const METRIC_OVERHEAD_BYTES: usize = 160;
 
 /// Writes data points into requests, a new one whenever the next point does not fit.
-pub(super) struct Writer<'e> {
+pub(super) struct Writer<'e, Take> {
     envelope: &'e Envelope,
     temporality: Temporality,
     max_bytes: usize,
     envelope_bytes: usize,
     start_unix_nano: u64,
     now_unix_nano: u64,
-    done: Export,
+    take: Take,
+    oversized_points: u64,
     body: Vec<u8>,
     points: u64,
+    parts: Vec<Part>,
     request: Option<OpenRequest>,
     metric: Option<OpenMetric>,
     point: Vec<u8>,
@@ -70,13 +82,14 @@ struct OpenMetric {
     histogram: Open<4>,
 }
 
-impl<'e> Writer<'e> {
+impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
     pub(super) fn new(
         envelope: &'e Envelope,
         temporality: Temporality,
         max_bytes: usize,
         start_unix_nano: u64,
         now_unix_nano: u64,
+        take: Take,
     ) -> Self {
         Self {
             envelope_bytes: envelope.encoded_len(),
@@ -85,22 +98,25 @@ impl<'e> Writer<'e> {
             max_bytes,
             start_unix_nano,
             now_unix_nano,
-            done: Export::default(),
+            take,
+            oversized_points: 0,
             body: Vec::new(),
             points: 0,
+            parts: Vec::new(),
             request: None,
             metric: None,
             point: Vec::new(),
         }
     }
 
-    /// Appends one series' data point of a metric.
+    /// Appends one series' data point of a metric; `part` says what it was made of, should it come back.
     pub(super) fn point(
         &mut self,
         metric: &Metric,
         attributes: &[u8],
         histogram: &Histogram,
         layout: &Layout,
+        part: impl FnOnce() -> Part,
     ) {
         self.point.clear();
         self.point.extend_from_slice(attributes);
@@ -108,7 +124,7 @@ impl<'e> Writer<'e> {
         // A tag and a length of at most four bytes.
         let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
         if self.envelope_bytes + needed > self.max_bytes {
-            self.done.oversized_points += 1;
+            self.oversized_points += 1;
             return;
         }
         if self.body.len() + needed > self.max_bytes {
@@ -118,12 +134,15 @@ impl<'e> Writer<'e> {
         put_header(&mut self.body, 1, self.point.len());
         self.body.extend_from_slice(&self.point);
         self.points += 1;
+        if self.temporality == Temporality::Delta {
+            self.parts.push(part());
+        }
     }
 
-    /// All requests.
-    pub(super) fn finish(mut self) -> Export {
+    /// Ends the last request. Returns how many data points fit into none.
+    pub(super) fn finish(mut self) -> u64 {
         self.end_request();
-        self.done
+        self.oversized_points
     }
 
     fn open(&mut self, metric: &Metric) {
@@ -158,8 +177,13 @@ impl<'e> Writer<'e> {
         self.end_metric();
         if let Some(request) = self.request.take() {
             request.end(&mut self.body);
-            let body = std::mem::take(&mut self.body);
-            self.done.requests.push(ExportedRequest { body, points: std::mem::take(&mut self.points) });
+            let parts = std::mem::take(&mut self.parts);
+            let delta = DeltaPoints { start_unix_nano: self.start_unix_nano, parts };
+            (self.take)(ExportedRequest {
+                body: std::mem::take(&mut self.body),
+                points: std::mem::take(&mut self.points),
+                delta: (self.temporality == Temporality::Delta).then_some(delta),
+            });
         }
     }
 }

@@ -97,6 +97,40 @@ impl Histogram {
         }
     }
 
+    /// Counts all that `other`, of the same layout, has counted.
+    pub fn merge(&mut self, layout: &Layout, mut other: Self) {
+        if other.count == 0 {
+            return;
+        }
+        self.min = if self.count == 0 { other.min } else { self.min.min(other.min) };
+        self.max = self.max.max(other.max);
+        self.sum += other.sum;
+        self.count += other.count;
+        self.zero_count += other.zero_count;
+        if other.counts.is_empty() {
+            return;
+        }
+        if self.counts.is_empty() {
+            self.scale = other.scale;
+        }
+        loop {
+            while other.scale > self.scale {
+                other.halve_resolution();
+            }
+            while self.scale > other.scale {
+                self.halve_resolution();
+            }
+            if self.cover(layout, other.offset, other.offset + other.counts.len() as i32 - 1) {
+                break;
+            }
+            self.halve_resolution();
+        }
+        let at = usize::try_from(other.offset - self.offset).unwrap_or(0);
+        for (known, added) in self.counts.iter_mut().skip(at).zip(&other.counts) {
+            *known += added;
+        }
+    }
+
     /// How many durations were counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -145,28 +179,35 @@ impl Histogram {
         self.counts.get(layout.max_buckets..).unwrap_or_default().iter().sum()
     }
 
-    /// Widens the range, or lowers the scale, until the bucket of `value` is in `counts`; returns its index.
+    /// Makes the bucket of `value` one of `counts`; returns its index.
     fn make_room(&mut self, layout: &Layout, value: f64) -> i32 {
         loop {
             let index = layout.index(value, self.scale);
-            if self.counts.is_empty() {
-                self.offset = index;
+            if self.cover(layout, index, index) {
+                return index;
             }
-            let end = self.offset + self.counts.len() as i32;
-            let (first, last) = (self.offset.min(index), (end - 1).max(index));
-            let width = (last - first + 1) as usize;
-            if width > layout.max_buckets && self.scale > layout.floor_scale {
-                self.halve_resolution();
-                continue;
-            }
-            if index < self.offset {
-                let missing = (self.offset - index) as usize;
-                self.counts.splice(..0, std::iter::repeat_n(0, missing));
-                self.offset = index;
-            }
-            self.counts.resize(width, 0);
-            return index;
+            self.halve_resolution();
         }
+    }
+
+    /// Widens `counts` to cover the buckets from `first` to `last`; `false` when that wants a lower scale.
+    fn cover(&mut self, layout: &Layout, first: i32, last: i32) -> bool {
+        if self.counts.is_empty() {
+            self.offset = first;
+        }
+        let end = self.offset + self.counts.len() as i32;
+        let (first, last) = (self.offset.min(first), (end - 1).max(last));
+        let width = (last - first + 1) as usize;
+        if width > layout.max_buckets && self.scale > layout.floor_scale {
+            return false;
+        }
+        if first < self.offset {
+            let missing = (self.offset - first) as usize;
+            self.counts.splice(..0, std::iter::repeat_n(0, missing));
+            self.offset = first;
+        }
+        self.counts.resize(width, 0);
+        true
     }
 
     /// Merges each two neighbours: bucket `i` becomes bucket `i >> 1`, exactly.

@@ -85,6 +85,21 @@ impl<'c> SeriesKey<&'c [u8]> {
     }
 }
 
+impl SeriesKey<Box<[u8]>> {
+    pub(super) fn borrowed(&self) -> SeriesKey<&[u8]> {
+        SeriesKey {
+            method: self.method,
+            scheme: self.scheme,
+            status: self.status,
+            error_type: self.error_type,
+            protocol_version: self.protocol_version,
+            is_grpc: self.is_grpc,
+            is_outbound: self.is_outbound,
+            names: self.names.each_ref().map(|name| &**name),
+        }
+    }
+}
+
 impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
     fn equivalent(&self, owned: &SeriesKey<Box<[u8]>>) -> bool {
         self.method == owned.method

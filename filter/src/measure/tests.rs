@@ -34,9 +34,10 @@ impl Fixture {
 
     /// All data points of an export: metric, attributes, point.
     fn export(&mut self, max_bytes: usize) -> Vec<(String, String, ExponentialHistogramDataPoint)> {
-        let export = self.measurements.export(&self.envelope, max_bytes, START + 1);
+        let mut requests = Vec::new();
+        self.measurements.export(&self.envelope, max_bytes, START + 1, |request| requests.push(request));
         let mut points = Vec::new();
-        for request in export.requests {
+        for request in requests {
             assert!(request.body.len() <= max_bytes);
             let before = points.len();
             let decoded = ExportMetricsServiceRequest::decode(request.body.as_slice()).unwrap();
@@ -201,6 +202,7 @@ fn an_export_is_split_at_the_bound_and_loses_no_point() {
         let points = fixture.export(max_bytes);
         assert_eq!(points.len(), 600, "at {max_bytes} bytes");
     }
-    let export = fixture.measurements.export(&fixture.envelope, 300, START);
-    assert_eq!((export.requests.len(), export.oversized_points), (0, 600), "no point fits");
+    let mut requests = 0;
+    let oversized = fixture.measurements.export(&fixture.envelope, 300, START, |_| requests += 1);
+    assert_eq!((requests, oversized), (0, 600), "no point fits");
 }

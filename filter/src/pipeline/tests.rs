@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::testing::{Told, config};
-use proptest::prelude::*;
 
 const NOW: u64 = 1_700_000_000_000_000_000;
 const MS: u64 = 1_000_000;
+const OK: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
 
 fn pipeline(sections: &str) -> Pipeline {
     Pipeline::new(config(sections), &Node::default(), [7; 16], NOW).unwrap()
@@ -19,7 +19,7 @@ fn observe(pipeline: &mut Pipeline, now: u64) {
 /// Sends all that may be sent, under the tokens from `first_token` on; returns the paths and batch names.
 fn send(pipeline: &mut Pipeline, first_token: u32) -> Vec<(String, String)> {
     let mut calls = Vec::new();
-    while let Some(batch) = pipeline.take_next() {
+    while let Some(batch) = pipeline.take_next(NOW) {
         let headers = pipeline.call_headers(&batch);
         let header = |name: &str| headers.iter().find(|header| header.0 == name).unwrap().1.clone();
         calls.push((header(":path"), header("x-offpath-batch")));
@@ -28,27 +28,15 @@ fn send(pipeline: &mut Pipeline, first_token: u32) -> Vec<(String, String)> {
     calls
 }
 
-fn assert_identity(pipeline: &mut Pipeline) {
-    let ledger = pipeline.ledger();
-    let dropped: i64 = Reason::ALL.iter().map(|reason| ledger.get(Stat::RecordsDropped(*reason))).sum();
-    assert_eq!(
-        ledger.get(Stat::RecordsCaptured),
-        ledger.get(Stat::RecordsSampledOut)
-            + ledger.get(Stat::RecordsDelivered)
-            + dropped
-            + ledger.get(Stat::RecordsPending)
-    );
-}
-
 #[test]
 fn a_pipeline_without_data_sends_nothing() {
     let mut pipeline = pipeline("");
     for second in 0..3600 {
         pipeline.tick(NOW + second * 1000 * MS);
-        assert!(pipeline.take_next().is_none());
+        assert!(pipeline.take_next(NOW).is_none());
     }
     pipeline.drain(NOW);
-    assert!(pipeline.take_next().is_none() && pipeline.is_drained());
+    assert!(pipeline.take_next(NOW).is_none() && pipeline.is_drained());
 }
 
 #[test]
@@ -62,8 +50,8 @@ fn logs_leave_when_old_enough_and_metrics_when_due_under_one_sequence() {
     assert_eq!(send(&mut pipeline, 1), [("/v1/logs".to_owned(), format!("{id}-1"))]);
     pipeline.tick(NOW + 2000 * MS);
     assert_eq!(send(&mut pipeline, 2), [("/v1/metrics".to_owned(), format!("{id}-2"))]);
-    pipeline.answered(1, Some(200), b"", NOW);
-    pipeline.answered(2, Some(200), b"", NOW);
+    pipeline.answered(1, OK, NOW);
+    pipeline.answered(2, OK, NOW);
     pipeline.tick(NOW + 2500 * MS);
     assert!(send(&mut pipeline, 3).is_empty(), "not due again");
     // After a machine's sleep one export is made, not a thousand.
@@ -81,7 +69,7 @@ fn calls_carry_the_contracts_headers() {
     );
     let mut pipeline = Pipeline::new(config.unwrap(), &Node::default(), [0; 16], NOW).unwrap();
     observe(&mut pipeline, NOW);
-    let batch = pipeline.take_next().unwrap();
+    let batch = pipeline.take_next(NOW).unwrap();
     let headers: Vec<_> =
         pipeline.call_headers(&batch).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
     assert_eq!(
@@ -103,7 +91,7 @@ fn disabled_signals_are_neither_captured_nor_sent() {
     let mut pipeline = pipeline(r#""logs":{"enabled":false},"metrics":{"enabled":false}"#);
     observe(&mut pipeline, NOW);
     pipeline.drain(NOW);
-    assert!(pipeline.take_next().is_none() && pipeline.is_drained());
+    assert!(pipeline.take_next(NOW).is_none() && pipeline.is_drained());
     assert_eq!(pipeline.ledger().get(Stat::RecordsCaptured), 0);
 }
 
@@ -115,18 +103,37 @@ fn a_drain_sends_everything_and_then_is_done() {
     let calls = send(&mut pipeline, 1);
     assert_eq!(calls.iter().map(|call| call.0.as_str()).collect::<Vec<_>>(), ["/v1/logs", "/v1/metrics"]);
     assert!(!pipeline.is_drained());
-    pipeline.answered(1, Some(200), b"", NOW);
+    pipeline.answered(1, OK, NOW);
     assert!(!pipeline.is_drained());
     // A stream of the old configuration ends late.
     observe(&mut pipeline, NOW);
-    pipeline.answered(2, Some(200), b"", NOW);
+    pipeline.answered(2, OK, NOW);
     assert!(!pipeline.is_drained());
     pipeline.tick(NOW);
     assert_eq!(send(&mut pipeline, 3).len(), 2);
-    pipeline.answered(3, Some(200), b"", NOW);
-    pipeline.answered(4, Some(200), b"", NOW);
+    pipeline.answered(3, OK, NOW);
+    pipeline.answered(4, OK, NOW);
     assert!(pipeline.is_drained());
     assert_eq!(pipeline.ledger().get(Stat::RecordsDelivered), 2);
+}
+
+#[test]
+fn a_clock_that_was_set_back_delays_nothing_for_long() {
+    const HOUR: u64 = 3600 * 1000 * MS;
+    let mut pipeline = pipeline(r#""metrics":{"interval":"2s"}"#);
+    observe(&mut pipeline, NOW);
+    pipeline.tick(NOW - HOUR);
+    assert_eq!(send(&mut pipeline, 1).len(), 1, "the record");
+    pipeline.tick(NOW - HOUR + 2000 * MS);
+    assert_eq!(send(&mut pipeline, 2).len(), 1, "the histograms");
+}
+
+#[test]
+fn the_smallest_batch_and_record_that_the_ranges_allow_are_taken() {
+    let sections = r#""logs":{"max_record_bytes":512},"batch":{"max_bytes":512,"max_records":1}"#;
+    let mut pipeline = pipeline(sections);
+    observe(&mut pipeline, NOW);
+    assert!(pipeline.take_next(NOW).unwrap().body.len() <= 512);
 }
 
 #[test]
@@ -139,71 +146,35 @@ fn a_resource_that_leaves_no_room_for_a_record_is_rejected() {
     };
     assert!(Pipeline::new(config(&sections(1000)), &Node::default(), [0; 16], NOW).is_ok());
     let error =
-        Pipeline::new(config(&sections(1500)), &Node::default(), [0; 16], NOW).unwrap_err().to_string();
+        Pipeline::new(config(&sections(1800)), &Node::default(), [0; 16], NOW).unwrap_err().to_string();
     assert!(error.contains("`resource`") && error.contains("2048"), "{error}");
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Observe,
-    Tick(u64),
-    Answer(usize, Option<u16>, u8),
-    Refuse,
-    Send,
+#[test]
+fn a_delta_that_was_refused_is_in_the_next_export() {
+    let mut pipeline =
+        pipeline(r#""logs":{"enabled":false},"metrics":{"temporality":"delta","interval":"1s"}"#);
+    observe(&mut pipeline, NOW);
+    pipeline.tick(NOW + 1000 * MS);
+    let first = pipeline.take_next(NOW).unwrap();
+    assert_eq!(points(&first.body), [(1, NOW)]);
+    pipeline.dispatched(first, 1, NOW);
+    pipeline.answered(1, Answer { status: Some(400), ..OK }, NOW);
+    observe(&mut pipeline, NOW + 1500 * MS);
+    pipeline.tick(NOW + 2000 * MS);
+    assert_eq!(points(&pipeline.take_next(NOW).unwrap().body), [(2, NOW)]);
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => Just(Step::Observe),
-        2 => (0u64..3000).prop_map(Step::Tick),
-        2 => (0usize..4, prop_oneof![Just(None), Just(Some(200)), Just(Some(503)), Just(Some(400))], 0u8..4)
-            .prop_map(|(nth, status, rejected)| Step::Answer(nth, status, rejected)),
-        1 => Just(Step::Refuse),
-        3 => Just(Step::Send),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn every_record_has_one_end_whatever_happens(steps in proptest::collection::vec(step(), 0..300)) {
-        let mut pipeline = pipeline(
-            r#""logs":{"max_record_bytes":512},"metrics":{"interval":"1s"},
-               "batch":{"max_records":3,"max_bytes":1200,"max_delay":"500ms"},"queue":{"max_bytes":3000}"#,
-        );
-        let (mut now, mut next_token, mut under_way) = (NOW, 0u32, Vec::new());
-        for step in steps {
-            match step {
-                Step::Observe => observe(&mut pipeline, now),
-                Step::Tick(ms) => {
-                    now += ms * MS;
-                    pipeline.tick(now);
-                }
-                Step::Answer(nth, status, rejected) => {
-                    if nth < under_way.len() {
-                        pipeline.answered(under_way.remove(nth), status, &[0x0a, 2, 8, rejected], now);
-                    }
-                }
-                Step::Refuse => {
-                    if let Some(batch) = pipeline.take_next() {
-                        pipeline.refused(batch);
-                    }
-                }
-                Step::Send => {
-                    while let Some(batch) = pipeline.take_next() {
-                        prop_assert!(batch.body.len() <= 1200);
-                        pipeline.dispatched(batch, next_token, now);
-                        under_way.push(next_token);
-                        next_token += 1;
-                    }
-                    prop_assert!(under_way.len() <= 2);
-                }
-            }
-            assert_identity(&mut pipeline);
-            prop_assert!((0..=3000).contains(&pipeline.ledger().get(Stat::QueueBytes)));
-        }
-        pipeline.abandon();
-        assert_identity(&mut pipeline);
-        prop_assert_eq!(pipeline.ledger().get(Stat::RecordsPending), 0);
-        prop_assert_eq!(pipeline.ledger().get(Stat::QueueBytes), 0);
-    }
+/// Count and start time of each data point.
+fn points(body: &[u8]) -> Vec<(u64, u64)> {
+    use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+    use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+    use prost::Message;
+    let request = ExportMetricsServiceRequest::decode(body).unwrap();
+    let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+    let points = metrics.iter().flat_map(|metric| match metric.data.as_ref().unwrap() {
+        Data::ExponentialHistogram(histogram) => histogram.data_points.clone(),
+        other => panic!("{other:?}"),
+    });
+    points.map(|point| (point.count, point.start_time_unix_nano)).collect()
 }

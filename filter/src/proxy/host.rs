@@ -49,6 +49,21 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_len: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, offset: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_len: usize,
+        value: *mut *mut u8,
+        value_len: *mut usize,
+        version: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_len: usize,
+        value: *const u8,
+        value_len: usize,
+        version: u32,
+    ) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -96,9 +111,13 @@ pub(super) fn plugin_configuration(size: usize) -> Vec<u8> {
 
 /// The status of the answer at hand.
 pub(super) fn answer_status() -> Option<u16> {
-    let name = b":status";
+    str::from_utf8(&answer_header(b":status")?).ok()?.parse().ok()
+}
+
+/// A header of the answer at hand.
+pub(super) fn answer_header(name: &[u8]) -> Option<Vec<u8>> {
     // SAFETY: all pointers are valid for the call.
-    let value = returned(|data, len| unsafe {
+    returned(|data, len| unsafe {
         proxy_get_header_map_value(
             MapType::HttpCallResponseHeaders as u32,
             name.as_ptr(),
@@ -106,8 +125,7 @@ pub(super) fn answer_status() -> Option<u16> {
             data,
             len,
         )
-    })?;
-    str::from_utf8(&value).ok()?.parse().ok()
+    })
 }
 
 /// The first `max_len` bytes of the answer at hand.
@@ -173,6 +191,54 @@ impl Expression {
     }
 }
 
+fn define(kind: MetricType, name: &str) -> Option<u32> {
+    let mut id = 0;
+    // SAFETY: all pointers are valid for the call.
+    let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
+    (status == OK).then_some(id)
+}
+
+/// Defines a gauge, or finds it: all machines share it by its name.
+pub(super) fn define_gauge(name: &str) -> Option<u32> {
+    define(MetricType::Gauge, name)
+}
+
+/// Adds to a statistic; a negative change is for gauges only.
+pub(super) fn add(id: Option<u32>, change: i64) {
+    if let Some(id) = id.filter(|_| change != 0) {
+        // SAFETY: no pointers.
+        unsafe { proxy_increment_metric(id, change) };
+    }
+}
+
+/// What a gauge shows.
+pub(super) fn value(id: Option<u32>) -> i64 {
+    let mut value = 0;
+    if let Some(id) = id {
+        // SAFETY: the pointer is valid for the call.
+        unsafe { proxy_get_metric(id, &raw mut value) };
+    }
+    i64::try_from(value).unwrap_or(0)
+}
+
+/// What all machines of one `vm_id` share under `key`, and the version of it; `None` when there is nothing.
+pub(super) fn shared_data(key: &[u8]) -> Option<(Vec<u8>, u32)> {
+    let mut version = 0;
+    // SAFETY: all pointers are valid for the call.
+    let value = returned(|data, len| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, len, &raw mut version)
+    })?;
+    Some((value, version))
+}
+
+/// Replaces what is shared under `key` if it still has this version; 0 replaces whatever is there.
+pub(super) fn set_shared_data(key: &[u8], value: &[u8], version: u32) -> bool {
+    // SAFETY: all pointers are valid for the call.
+    let status =
+        unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), version) };
+    status == OK
+}
+
 /// The proxy's own statistics: the host's ids by [`Stat::index`].
 pub(super) struct Statistics {
     ids: Vec<Option<u32>>,
@@ -182,12 +248,6 @@ pub(super) struct Statistics {
 impl Statistics {
     /// Defines all of them.
     pub(super) fn define() -> Self {
-        let define = |kind: MetricType, name: &str| {
-            let mut id = 0;
-            // SAFETY: all pointers are valid for the call.
-            let status = unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &raw mut id) };
-            (status == OK).then_some(id)
-        };
         let kind = |stat: Stat| {
             if stat.is_gauge() { MetricType::Gauge } else { MetricType::Counter }
         };
@@ -199,10 +259,7 @@ impl Statistics {
 
     /// Adds a change, which is negative only for gauges.
     pub(super) fn add(&self, stat: Stat, change: i64) {
-        if let Some(id) = self.ids.get(stat.index()).copied().flatten() {
-            // SAFETY: no pointers.
-            unsafe { proxy_increment_metric(id, change) };
-        }
+        add(self.ids.get(stat.index()).copied().flatten(), change);
     }
 
     /// Records how long an export call took.

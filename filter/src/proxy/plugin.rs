@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{error, warn};
 
 use super::host::{self, Expression, Statistics};
+use super::lease::Lease;
 use crate::capture::Captured;
 use crate::config::{Config, ConfigError};
+use crate::otlp::answer::Answer;
 use crate::pipeline::{Node, Pipeline};
 
 /// The most of an answer's body that is read: a partial success is far smaller.
@@ -17,8 +19,8 @@ pub(super) struct Plugin {
     pipeline: Pipeline,
     expression: Option<Expression>,
     statistics: Statistics,
+    lease: Lease,
     captured: Captured,
-    drain_is_reported: bool,
 }
 
 impl Plugin {
@@ -42,76 +44,91 @@ impl Plugin {
         }
         host::set_tick_period(pipeline.tick_period());
         Ok(Self {
+            lease: Lease::new(pipeline.instance_id()),
             pipeline,
             expression,
             statistics: Statistics::define(),
             captured: Captured::default(),
-            drain_is_reported: false,
         })
     }
 
     /// The current stream has finished.
     pub(super) fn log(&mut self) {
+        let now = self.enter();
+        #[cfg(feature = "trap")]
+        if host::property(b"request\0headers\0x-offpath-trap").is_some() {
+            std::process::abort();
+        }
         self.capture();
-        self.pipeline.observe(&self.captured, host::now_unix_nano());
-        self.tell_statistics();
+        self.pipeline.observe(&self.captured, now);
+        self.tell();
     }
 
     pub(super) fn tick(&mut self) {
-        self.pipeline.tick(host::now_unix_nano());
-        self.tell_statistics();
+        let now = self.enter();
+        self.pipeline.tick(now);
+        self.tell();
     }
 
     /// Makes all calls that may be made now. Only in a hook of the root context.
     pub(super) fn send(&mut self) {
-        while let Some(batch) = self.pipeline.take_next() {
+        while let Some(batch) = self.pipeline.take_next(host::now_unix_nano()) {
             let headers = self.pipeline.call_headers(&batch);
             match host::dispatch(self.pipeline.cluster(), &headers, &batch.body, self.pipeline.call_timeout())
             {
                 Some(token) => self.pipeline.dispatched(batch, token, host::now_unix_nano()),
-                None => self.pipeline.refused(batch),
+                None => self.pipeline.refused(batch, host::now_unix_nano()),
             }
         }
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn answered(&mut self, token: u32, headers: usize, body_size: usize) {
+        let now = self.enter();
         // A reset or a time-out has no headers at all, and asking for one would be an error.
-        let status = if headers == 0 { None } else { host::answer_status() };
+        let (status, retry_after) = if headers == 0 {
+            (None, Vec::new())
+        } else {
+            (host::answer_status(), host::answer_header(b"retry-after").unwrap_or_default())
+        };
         let body = host::answer_body(body_size.min(MAX_ANSWER_BYTES));
-        if let Some(took_ms) = self.pipeline.answered(token, status, &body, host::now_unix_nano()) {
+        let answer = Answer { status, retry_after: &retry_after, body: &body };
+        if let Some(took_ms) = self.pipeline.answered(token, answer, now) {
             self.statistics.record_export(Duration::from_millis(took_ms));
         }
-        self.tell_statistics();
+        self.tell();
     }
 
     pub(super) fn drain(&mut self) {
-        self.pipeline.drain(host::now_unix_nano());
-        self.tell_statistics();
+        let now = self.enter();
+        self.pipeline.drain(now);
+        self.tell();
     }
 
-    pub(super) fn is_drained(&mut self) -> bool {
-        let drained = self.pipeline.is_drained();
-        // `on_done` answers it itself; the host must not be told a second time.
-        self.drain_is_reported |= drained;
-        drained
-    }
-
-    /// Tells the host once that it may delete this root context, after a drain that took longer than `on_done`.
-    pub(super) fn finish_drain(&mut self) {
-        if !self.drain_is_reported && self.is_drained() {
-            info!("drained");
-            host::done();
-        }
+    pub(super) fn is_drained(&self) -> bool {
+        self.pipeline.is_drained()
     }
 
     /// This root context will do nothing any more.
     pub(super) fn end(&mut self) {
+        self.enter();
         self.pipeline.abandon();
-        self.tell_statistics();
+        self.tell();
+        self.lease.release();
         if let Some(expression) = self.expression.take() {
             expression.delete();
         }
+    }
+
+    /// What every hook begins with: the time, and whether what is held is still ours to tell of.
+    fn enter(&mut self) -> u64 {
+        let now = host::now_unix_nano();
+        if !self.lease.round(now, &self.statistics) {
+            warn!("taken for lost by another worker: what was held is counted as lost");
+            self.lease.forget();
+            self.pipeline.forget();
+        }
+        now
     }
 
     /// All values in one call, or else one by one.
@@ -129,7 +146,13 @@ impl Plugin {
         self.pipeline.capture_fell_back();
     }
 
-    fn tell_statistics(&mut self) {
-        self.pipeline.ledger().take_changes(|stat, change| self.statistics.add(stat, change));
+    /// Tells the proxy what has changed: its log the records that found no room, then its statistics.
+    fn tell(&mut self) {
+        for line in self.pipeline.take_spilled() {
+            warn!("{line}");
+        }
+        let ledger = self.pipeline.ledger();
+        ledger.take_changes(|stat, change| self.statistics.add(stat, change));
+        self.lease.hold(ledger);
     }
 }

@@ -41,9 +41,14 @@ impl Budget {
             self.left_out += 1;
             return None;
         }
-        let fitting = cut(text, max_len.min(room));
-        self.was_cut |= fitting.len() < text.len();
-        Some(fitting)
+        Some(self.cut(text, max_len.min(room)))
+    }
+
+    /// The longest prefix of at most `max_len` bytes that ends at a character's boundary.
+    pub(super) fn cut<'t>(&mut self, text: &'t str, max_len: usize) -> &'t str {
+        let prefix = text.get(..text.floor_char_boundary(max_len)).unwrap_or(text);
+        self.was_cut |= prefix.len() < text.len();
+        prefix
     }
 
     /// Whether the record does not say everything.
@@ -59,9 +64,4 @@ impl Budget {
     fn room(&self, out: &[u8], key: &str) -> usize {
         self.end.saturating_sub(out.len() + key.len() + MAX_OVERHEAD_BYTES)
     }
-}
-
-/// The longest prefix of at most `max_len` bytes that ends at a character's boundary.
-pub(super) fn cut(text: &str, max_len: usize) -> &str {
-    text.get(..text.floor_char_boundary(max_len)).unwrap_or(text)
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::capture::Plan;
+use crate::config::Config;
 use crate::otlp::envelope::Envelope;
 use crate::testing::{Told, config};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -16,13 +17,17 @@ const NOW: u64 = 1_700_000_000_500_000_000;
 /// Encodes a request, decodes it as a receiver would, and tells how many bytes it took.
 fn record_of(told: &Told, logs: &str) -> (LogRecord, usize) {
     let config = config(&format!(r#""logs":{{{logs}}}"#));
-    let plan = Plan::new(&config);
+    record_within(told, &config, config.logs.max_record_bytes)
+}
+
+fn record_within(told: &Told, config: &Config, max_record_bytes: usize) -> (LogRecord, usize) {
+    let plan = Plan::new(config);
     let captured = told.captured(&plan);
     let request = FinishedRequest::read(&plan, &captured, NOW);
     let envelope = Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0");
     let mut body = Vec::new();
     let open = envelope.begin(&mut body);
-    Encoder::new(&config.logs, config.logs.max_record_bytes).encode(&request, NOW, &mut body);
+    Encoder::new(&config.logs, max_record_bytes).encode(&request, NOW, &mut body);
     open.end(&mut body);
     let mut decoded = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
     let scope_logs = &mut decoded.resource_logs[0].scope_logs[0];
@@ -162,9 +167,11 @@ fn hosts_are_split_from_their_ports() {
         ("[2001:db8::1]", "2001:db8::1", None),
         ("shop:port", "shop:port", None),
         ("shop:99999", "shop", None),
+        ("me:s3cret@shop.example:80", "shop.example", Some("80")),
+        ("s3cret@", "", None),
     ] {
         let (record, _) = record_of(&Told::ordinary().text("request.host", host), "");
-        assert_eq!(attribute(&record, "server.address").as_deref(), Some(address), "{host}");
+        assert_eq!(attribute(&record, "server.address").unwrap_or_default(), address, "{host}");
         assert_eq!(attribute(&record, "server.port").as_deref(), port, "{host}");
     }
 }
@@ -183,6 +190,31 @@ fn long_values_are_cut_at_a_character_and_the_record_says_so() {
         let (record, _) = record_of(&Told::ordinary().text("request.path", &"/".repeat(len)), "");
         assert_eq!(attribute(&record, "offpath.truncated").as_deref(), truncated, "{len} bytes");
     }
+}
+
+#[test]
+fn a_cut_body_is_said_too_and_larger_records_take_longer_values() {
+    let path = format!("/{}", "x".repeat(199));
+    let (record, _) = record_of(&Told::ordinary().text("request.path", &path), r#""max_record_bytes":520"#);
+    assert!(!shown(record.body.as_ref().unwrap()).contains(&path));
+    assert_eq!(attribute(&record, "offpath.truncated").unwrap(), "true");
+
+    let path = format!("/{}", "x".repeat(8191));
+    let (record, _) = record_of(&Told::ordinary().text("request.path", &path), r#""max_record_bytes":32768"#);
+    assert_eq!(attribute(&record, "url.path").unwrap(), path);
+    assert!(shown(record.body.as_ref().unwrap()).contains(&path));
+    assert_eq!(attribute(&record, "offpath.truncated"), None);
+}
+
+#[test]
+fn listed_headers_that_are_urls_lose_their_secrets() {
+    let told = Told::ordinary()
+        .text("request.headers.referer", "https://me:s3cret@shop/?token=s3cret&a=1")
+        .text("response.headers.location", "/cb?code=s3cret#access_token=s3cret");
+    let (record, _) = record_of(&told, r#""request_headers":["referer"],"response_headers":["location"]"#);
+    let told = |key| attribute(&record, key).unwrap();
+    assert_eq!(told("http.request.header.referer"), "[https://REDACTED@shop/?token=REDACTED&a=1]");
+    assert_eq!(told("http.response.header.location"), "[/cb?code=REDACTED#access_token=REDACTED]");
 }
 
 #[test]
@@ -212,7 +244,7 @@ proptest! {
     #[test]
     fn whatever_the_host_tells_the_record_decodes_and_keeps_its_bound(
         values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..600), 30),
-        max_record_bytes in 512usize..4096,
+        max_record_bytes in 256usize..4096,
     ) {
         let config = config("");
         let plan = Plan::new(&config);
@@ -220,7 +252,7 @@ proptest! {
         for (path, value) in plan.property_paths().iter().zip(&values) {
             told = told.bytes(&String::from_utf8_lossy(path).replace('\0', "."), value);
         }
-        let (_, len) = record_of(&told, &format!(r#""max_record_bytes":{max_record_bytes}"#));
+        let (_, len) = record_within(&told, &config, max_record_bytes);
         prop_assert!(len <= max_record_bytes, "{len} bytes of {max_record_bytes}");
     }
 }

@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
 use serde_json::Value;
 use wasmtime::Result;
 
-use super::{Mode, Proxy};
+use super::{FailurePolicy, Mode, Proxy, VmReloads};
 use crate::abi::PluginModule;
-use crate::vm::{Plugin, Vm};
+use crate::vm::Plugin;
 use crate::world::{Cel, LogLevel, Node, VmRole, World};
 
 /// What a proxy is started with.
@@ -16,6 +18,7 @@ pub struct ProxyBuilder {
     module: PluginModule,
     configuration: Vec<u8>,
     mode: Mode,
+    failure_policy: FailurePolicy,
     workers: usize,
     seed: u64,
     world: World,
@@ -35,6 +38,7 @@ impl ProxyBuilder {
             module: module.clone(),
             configuration: Vec::new(),
             mode: Mode::default(),
+            failure_policy: FailurePolicy::default(),
             workers: 1,
             seed: 0,
             world,
@@ -56,6 +60,12 @@ impl ProxyBuilder {
     /// Loads the plugin that way; as an access logger otherwise.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Says what becomes of a machine that traps; [`FailurePolicy::FailClosed`] otherwise, as in Envoy.
+    pub fn failure_policy(mut self, failure_policy: FailurePolicy) -> Self {
+        self.failure_policy = failure_policy;
         self
     }
 
@@ -89,7 +99,7 @@ impl ProxyBuilder {
         self
     }
 
-    /// Seeds what the guest gets from `random_get`.
+    /// Seeds all that is random: what the guests get from `random_get`, and the proxy's own pauses.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -100,20 +110,22 @@ impl ProxyBuilder {
     /// # Errors
     /// When the plugin traps, or refuses its configuration: then the error has the end of the proxy's log.
     pub fn start(self) -> Result<Proxy> {
-        let plugin = Rc::new(Plugin::new(self.configuration));
         let mut proxy = Proxy {
             module: self.module,
+            plugin: Rc::new(Plugin::new(self.configuration)),
             mode: self.mode,
-            seed: self.seed,
+            failure_policy: self.failure_policy,
+            random: SmallRng::seed_from_u64(self.seed),
             world: self.world,
             vms: Vec::new(),
             canaries: 0,
+            reloads: VmReloads::default(),
+            refused: 0,
+            is_drained: false,
         };
-        proxy.try_in_canary(&plugin)?;
-        let roles = std::iter::once(VmRole::Main).chain((0..self.workers).map(VmRole::Worker));
-        for role in roles {
-            let mut vm = Vm::new(&proxy.module, &mut proxy.world, role, proxy.seed)?;
-            proxy.world.configure(&mut vm, &plugin)?;
+        proxy.try_in_canary()?;
+        for role in std::iter::once(VmRole::Main).chain((0..self.workers).map(VmRole::Worker)) {
+            let vm = proxy.start_vm(role)?;
             proxy.vms.push(vm);
         }
         Ok(proxy)

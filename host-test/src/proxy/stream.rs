@@ -19,18 +19,28 @@ impl Proxy {
                 info.duration.map_or(0, |duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
             info.start_unix_nanos = self.world.now_unix_nanos.saturating_sub(took);
         }
-        let vm = self
-            .vms
-            .get_mut(worker.saturating_add(1))
-            .ok_or_else(|| format_err!("there is no worker {worker}"))?;
+        if self.is_drained {
+            bail!("the listener is drained and takes no more requests");
+        }
+        if worker.saturating_add(1) >= self.vms.len() {
+            bail!("there is no worker {worker}");
+        }
+        if (self.mode, reached) == (Mode::HttpFilter, Reached::Nothing) {
+            return Ok(());
+        }
+        let Some(index) = self.machine_for_request(worker) else {
+            return Ok(());
+        };
+        let vm = self.vms.get_mut(index).ok_or_else(|| format_err!("there is no machine {index}"))?;
         let world = &mut self.world;
         match (self.mode, reached) {
             (Mode::AccessLogger, _) => match vm.active_root() {
                 Some(root) => vm.log(world, root, Rc::new(info)),
                 None => Ok(()),
             },
-            (Mode::HttpFilter, Reached::Nothing) => Ok(()),
-            (Mode::HttpFilter, Reached::LocalReply) => end_stream(vm, world, None, &Rc::new(info)),
+            (Mode::HttpFilter, Reached::Nothing | Reached::LocalReply) => {
+                end_stream(vm, world, None, &Rc::new(info))
+            }
             (Mode::HttpFilter, Reached::Plugin) => {
                 let stream = pass_filter(vm, world, &info)?;
                 end_stream(vm, world, stream, &Rc::new(info))

@@ -10,7 +10,7 @@ use wasmtime::{Result, StoreLimits, bail};
 
 use crate::abi::Status;
 use crate::attributes::Scope;
-use crate::cluster::Answer;
+use crate::cluster::{Answer, Sender};
 use crate::expressions::Expressions;
 use crate::stats::MetricIds;
 use crate::stream_info::{Headers, StreamInfo};
@@ -41,6 +41,8 @@ pub(crate) struct HostState {
 /// What belongs to one machine.
 pub(crate) struct VmState {
     pub(crate) role: VmRole,
+    /// Its number among all machines that the proxy has started.
+    pub(crate) number: u64,
     /// While the module's own initialization runs.
     pub(crate) starting: bool,
     pub(crate) contexts: BTreeMap<u32, Context>,
@@ -140,7 +142,7 @@ impl HostState {
         let root = self.vm.effective().root;
         let headers: Headers = headers.into_iter().collect();
         let now = self.world.now_unix_nanos;
-        let sender = (self.vm.role, root, token);
+        let sender = Sender { role: self.vm.role, machine: self.vm.number, root, token };
         self.world.clusters.dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), now)?;
         self.vm.next_call_token = token.wrapping_add(1);
         Ok(token)
@@ -148,19 +150,15 @@ impl HostState {
 }
 
 impl VmState {
-    pub(super) fn new(role: VmRole, seed: u64) -> Self {
-        let lane = match role {
-            VmRole::Canary => 0,
-            VmRole::Main => 1,
-            VmRole::Worker(index) => 2 + index as u64,
-        };
+    pub(super) fn new(role: VmRole, number: u64, seed: u64) -> Self {
         Self {
             role,
+            number,
             starting: true,
             contexts: BTreeMap::new(),
             effective_context: 0,
             metrics: MetricIds::default(),
-            random: SmallRng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(lane)),
+            random: SmallRng::seed_from_u64(seed),
             cel_env: Arc::new(cel::Env::stdlib()),
             current_context: 0,
             vm_context: Context::default(),

@@ -11,6 +11,7 @@ mod probe;
 
 mod calls;
 mod expressions;
+mod failure;
 mod headers;
 mod lifecycle;
 mod loading;

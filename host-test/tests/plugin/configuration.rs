@@ -35,14 +35,13 @@ fn unknown_keys_are_refused_at_any_depth() {
         (json!({"metrics": {"nonsense": {"deeper": 1}}}), "`metrics.nonsense`"),
         (json!({"batch": {"nonsense": 1}}), "`batch.nonsense`"),
         (json!({"queue": {"nonsense": 1}}), "`queue.nonsense`"),
+        (json!({"retry": {"nonsense": 1}}), "`retry.nonsense`"),
         // What later versions may know is unknown today.
-        (json!({"retry": {}}), "`retry`"),
         (json!({"routes": []}), "`routes`"),
         (json!({"redact": {}}), "`redact`"),
         (json!({"logs": {"sample_ratio": 1.0}}), "`logs.sample_ratio`"),
         (json!({"logs": {"attributes": {}}}), "`logs.attributes`"),
         (json!({"metrics": {"exemplars": true}}), "`metrics.exemplars`"),
-        (json!({"queue": {"when_full": "spill"}}), "`queue.when_full`"),
     ];
     for (changes, path) in cases {
         assert_refused(config(changes).to_string(), path);
@@ -100,6 +99,13 @@ fn wrong_types_and_values_out_of_range_are_refused() {
         (json!({"batch": {"max_delay": "61s"}}), "`batch.max_delay`"),
         (json!({"queue": {"max_bytes": 524_287}}), "`queue.max_bytes`"),
         (json!({"queue": {"max_bytes": 536_870_913_u64}}), "`queue.max_bytes`"),
+        (json!({"queue": {"when_full": "block"}}), "`queue.when_full`"),
+        (json!({"retry": {"initial_backoff": "9ms"}}), "`retry.initial_backoff`"),
+        (json!({"retry": {"initial_backoff": "61s"}}), "`retry.initial_backoff`"),
+        (json!({"retry": {"max_backoff": "9ms"}}), "`retry.max_backoff`"),
+        (json!({"retry": {"max_backoff": "601s"}}), "`retry.max_backoff`"),
+        (json!({"retry": {"max_elapsed": "3601s"}}), "`retry.max_elapsed`"),
+        (json!({"retry": {"max_elapsed": 5}}), "`retry.max_elapsed`"),
     ];
     for (changes, path) in cases {
         assert_refused(config(changes).to_string(), path);
@@ -113,7 +119,10 @@ fn the_bounds_themselves_are_taken() {
         json!({"collector": {"timeout": "5m", "max_in_flight": 64, "path_prefix": "", "authority": "a"}}),
         json!({"logs": {"max_record_bytes": 512}, "batch": {"max_bytes": 1024}, "queue": {"max_bytes": 2048}}),
         json!({"logs": {"max_record_bytes": 65536}, "batch": {"max_bytes": 4_194_304, "max_records": 65536}}),
-        json!({"queue": {"max_bytes": 536_870_912}}),
+        json!({"queue": {"max_bytes": 536_870_912, "when_full": "drop_newest"}}),
+        json!({"queue": {"when_full": "spill"}}),
+        json!({"retry": {"initial_backoff": "10ms", "max_backoff": "10ms", "max_elapsed": "0s"}}),
+        json!({"retry": {"initial_backoff": "1m", "max_backoff": "10m", "max_elapsed": "1h"}}),
         json!({"metrics": {"interval": "10m", "max_series": 100_000, "max_buckets": 640, "histograms": []}}),
         json!({"metrics": {"interval": "1s", "max_series": 1, "max_buckets": 16, "attributes": []}}),
         json!({"batch": {"max_delay": "1m", "max_records": 1}}),

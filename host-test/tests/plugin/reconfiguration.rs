@@ -1,9 +1,9 @@
 //! New configurations and the end: nothing is lost without being counted.
 
-use offpath_host_test::{Mode, Proxy, get};
+use offpath_host_test::{Answer, Mode, Proxy, get};
 use serde_json::json;
 
-use crate::support::{assert_accounted_for, builder, config, dropped, points, proxy, records, secs};
+use crate::support::{assert_accounted_for, builder, config, dropped, millis, points, proxy, records, secs};
 
 #[test]
 fn reconfiguration_loses_no_record_and_no_measurement() {
@@ -58,12 +58,45 @@ fn a_context_without_data_is_done_at_once() {
 
 #[test]
 fn a_draining_context_ends_also_where_the_collector_does_not_answer() {
-    let mut proxy = proxy(json!({"collector": {"timeout": "2s"}}));
+    let mut proxy = proxy(json!({"collector": {"timeout": "2s"}, "retry": {"max_elapsed": "20s"}}));
     proxy.request(get("/")).respond(200).unwrap();
     proxy.reconfigure(config(json!({"batch": {"max_records": 7}}))).unwrap();
-    proxy.advance(secs(30)).unwrap();
+    proxy.advance(secs(15)).unwrap();
+    assert_eq!((proxy.draining(), proxy.gauge("offpath_records_pending")), (1, 1));
+    proxy.advance(secs(60)).unwrap();
     assert_accounted_for(&proxy);
     assert_eq!((proxy.draining(), dropped(&proxy, "expired")), (0, 1));
+}
+
+#[test]
+fn reconfigurations_under_a_failing_collector_lose_nothing() {
+    for (mode, temporality) in [(Mode::AccessLogger, "delta"), (Mode::HttpFilter, "cumulative")] {
+        let changes = |round: u64| {
+            json!({
+                "batch": {"max_records": 5 + round, "max_delay": "200ms"},
+                "metrics": {"interval": "1s", "temporality": temporality},
+            })
+        };
+        let mut proxy = builder(changes(0)).mode(mode).workers(2).start().unwrap();
+        let failures = [Answer::status(503), Answer::Reset, Answer::timeout(), Answer::connection_refused()];
+        for (round, failure) in (1..).zip(failures) {
+            proxy.cluster("otlp").serve(failure, millis(20));
+            for number in 0..30 {
+                proxy.request(get(format!("/{round}/{number}"))).on_worker(number % 2).respond(200).unwrap();
+                proxy.advance(millis(50)).unwrap();
+                assert_accounted_for(&proxy);
+            }
+            proxy.reconfigure(config(changes(round))).unwrap();
+            assert_accounted_for(&proxy);
+        }
+        assert!(proxy.draining() > 0);
+        assert_eq!(proxy.counter("offpath_records_delivered_total"), 0);
+        proxy.cluster("otlp").serve(200, millis(20));
+        proxy.advance(secs(120)).unwrap();
+        assert_accounted_for(&proxy);
+        assert_eq!(proxy.counter("offpath_records_delivered_total"), 120, "{mode:?}");
+        assert_eq!((proxy.draining(), proxy.gauge("offpath_queue_bytes")), (0, 0), "{mode:?}");
+    }
 }
 
 #[test]

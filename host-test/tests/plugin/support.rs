@@ -18,15 +18,27 @@ use serde_json::{Value, json};
 /// The built plugin: `target/offpath.wasm`, or what `OFFPATH_WASM` names.
 pub(crate) fn plugin_wasm() -> &'static PluginModule {
     static MODULE: OnceLock<PluginModule> = OnceLock::new();
-    MODULE.get_or_init(|| {
-        let path = std::env::var_os("OFFPATH_WASM").map_or_else(
-            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/offpath.wasm"),
-            PathBuf::from,
-        );
-        let wasm = std::fs::read(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask build` first", path.display()));
-        PluginModule::compile(&wasm).unwrap()
-    })
+    MODULE.get_or_init(|| compiled("OFFPATH_WASM", "offpath.wasm", "cargo xtask build"))
+}
+
+/// The plugin built with a trap in it, which a request's header `x-offpath-trap` springs: `target/offpath-trap.wasm`, or
+/// what `OFFPATH_TRAP_WASM` names.
+pub(crate) fn trapping_wasm() -> &'static PluginModule {
+    static MODULE: OnceLock<PluginModule> = OnceLock::new();
+    let build = "cargo rustc -p offpath-filter --features trap --lib --crate-type cdylib --profile wasm \
+                 --target wasm32-wasip1 --target-dir target/trap && \
+                 cp target/trap/wasm32-wasip1/wasm/offpath_filter.wasm target/offpath-trap.wasm";
+    MODULE.get_or_init(|| compiled("OFFPATH_TRAP_WASM", "offpath-trap.wasm", build))
+}
+
+fn compiled(variable: &str, file: &str, build: &str) -> PluginModule {
+    let path = std::env::var_os(variable).map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target").join(file),
+        PathBuf::from,
+    );
+    let wasm = std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; run `{build}` first", path.display()));
+    PluginModule::compile(&wasm).unwrap()
 }
 
 /// A proxy with the plugin and the smallest configuration, with `changes` merged into it.
@@ -75,6 +87,20 @@ pub(crate) fn decode_logs(call: &Call) -> ExportLogsServiceRequest {
 pub(crate) fn decode_metrics(call: &Call) -> ExportMetricsServiceRequest {
     assert_eq!(call.path(), "/v1/metrics");
     ExportMetricsServiceRequest::decode(call.body.as_slice()).unwrap()
+}
+
+/// A batch's name: what makes a second try of it the same batch.
+pub(crate) fn batch_id(call: &Call) -> String {
+    call.header("x-offpath-batch").expect("a call without `x-offpath-batch`").to_owned()
+}
+
+/// The paths of all log records among `calls`, in their order.
+pub(crate) fn paths<'a>(calls: impl IntoIterator<Item = &'a Call>) -> Vec<String> {
+    let path = |record: LogRecord| match attributes(&record.attributes).remove("url.path")?.value {
+        Some(Any::StringValue(path)) => Some(path),
+        _ => None,
+    };
+    records(calls).into_iter().filter_map(path).collect()
 }
 
 /// All log records among `calls`.
@@ -138,6 +164,13 @@ pub(crate) fn dropped(proxy: &Proxy, reason: &str) -> u64 {
 #[track_caller]
 pub(crate) fn assert_accounted_for(proxy: &Proxy) {
     let dropped: u64 = proxy.counters(DROP_REASONS).iter().map(|(_, value)| value).sum();
+    for gauge in ["offpath_records_pending", "offpath_queue_bytes"] {
+        assert!(
+            proxy.gauge(gauge).cast_signed() >= 0,
+            "{gauge} fell to {}",
+            proxy.gauge(gauge).cast_signed()
+        );
+    }
     let accounted = proxy.counter("offpath_records_sampled_out_total")
         + proxy.counter("offpath_records_delivered_total")
         + dropped

@@ -26,9 +26,13 @@ pub(super) async fn run(stage: &Stage, requests: u64) -> anyhow::Result<()> {
     println!("answered in {seconds:.1} s: {}", statuses.join(", "));
 
     let (envoy, collector) = settle(stage, requests).await?;
-    let found = count_numbers(&stage.collector.logs("").await?);
+    let records = stage.collector.logs("").await?;
+    let found = count_numbers(&records);
     print!("{}", summary(requests, &envoy, &collector, &found));
-    verdict(requests, &envoy, &collector, &found)
+    verdict(requests, &envoy, &collector, &found)?;
+    no_secrets(&records)?;
+    println!("all {requests} requests are in the database, each once, and no secret is");
+    Ok(())
 }
 
 /// Waits until all are stored, or nothing moves any more.
@@ -114,7 +118,22 @@ fn verdict(
         collector.stored
     );
     ensure!(envoy.balances(), "the plugin's accounting does not balance: {envoy:?}");
-    println!("all {requests} requests are in the database, each once");
+    Ok(())
+}
+
+/// Some requests carried one, so that its absence says something.
+fn no_secrets(records: &[collector::LogRecord]) -> anyhow::Result<()> {
+    let telling: Vec<&str> = records
+        .iter()
+        .filter(|record| record.contains(traffic::SECRET))
+        .map(|record| record.time.as_str())
+        .collect();
+    ensure!(
+        telling.is_empty(),
+        "{} records hold the value of `token`, which is to be redacted, among them those of {:?}",
+        telling.len(),
+        telling.get(..10).unwrap_or(&telling)
+    );
     Ok(())
 }
 
@@ -153,6 +172,17 @@ mod tests {
             error.to_string().contains("1 of 3 requests are not in the database, among them [1]"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_secret_in_a_record_is_a_failure() {
+        let mut record = collector::LogRecord {
+            attributes: BTreeMap::from([("url.query".to_owned(), "token=REDACTED&n=3".into())]),
+            ..collector::LogRecord::default()
+        };
+        no_secrets(std::slice::from_ref(&record)).unwrap();
+        record.body = format!("GET /login?token={} 200 1ms", traffic::SECRET).into();
+        no_secrets(&[record]).unwrap_err();
     }
 
     #[test]

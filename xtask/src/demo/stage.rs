@@ -14,6 +14,7 @@ use crate::{
         bootstrap::{Bootstrap, Mode},
         collector::Collector,
         envoy::Envoy,
+        port,
         upstream::Upstream,
     },
     project::Project,
@@ -28,7 +29,8 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything anew: data of an earlier demo is removed.
+    /// Starts everything anew: data of an earlier demo is removed. The ports are those of the documentation, as far as they
+    /// are free.
     pub(super) async fn set(project: &Project, envoy: &Path) -> anyhow::Result<Self> {
         let folder = project.target().join("demo");
         if folder.exists() {
@@ -36,9 +38,16 @@ impl Stage {
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
         let upstream = Upstream::start().await?;
-        let collector = Collector::start(&project.collector(), &folder).await?;
+        let collector = Collector::start_on(
+            &project.collector(),
+            &folder,
+            port::preferred(4318).await,
+            port::preferred(8080).await,
+        )
+        .await?;
         let bootstrap = Bootstrap::shipped(project, Mode::AccessLogger)?
             .for_release(fetch::ENVOY_1_40)?
+            .on_ports(port::preferred(9901).await, port::preferred(10000).await)?
             .with_servers(upstream.address(), collector.otlp())?
             // Ten seconds, the default, are long for somebody who looks on.
             .with_plugin_keys(&[("metrics.interval", json!("1s"))])?;
@@ -65,17 +74,16 @@ logs and data    {folder}
 
     /// After a failure: what the processes said at last.
     pub(super) fn explain(&self) {
-        for (name, log) in [("Envoy", self.envoy.log()), ("the collector", self.collector.log())] {
-            let log = log.unwrap_or_default();
-            let lines: Vec<&str> = log.lines().collect();
-            let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
-            eprintln!("the last lines of {name}'s log:\n{}", last.join("\n"));
-        }
+        eprintln!("the last lines of Envoy's log:
+{}", self.envoy.last_lines());
+        eprintln!("the last lines of the collector's log:
+{}", self.collector.last_lines());
     }
 
     /// Ends everything: Envoy first, so that the collector gets what is under way.
-    pub(super) async fn clear(self) -> anyhow::Result<()> {
-        self.envoy.stop().await?;
-        self.collector.stop().await
+    pub(super) async fn clear(mut self) -> anyhow::Result<()> {
+        let envoy = self.envoy.stop().await;
+        let collector = self.collector.stop().await;
+        envoy.and(collector)
     }
 }

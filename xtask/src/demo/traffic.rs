@@ -12,13 +12,16 @@ use crate::harness::load::{self, Client};
 
 const CLIENTS: usize = 8;
 
+/// What some requests carry as a parameter that the plugin redacts.
+pub(super) const SECRET: &str = "not-for-the-database";
+
 /// Request `n` of a counted run: its number is in its query, and what it asks for follows from it.
 pub(super) fn numbered(n: u64) -> anyhow::Result<Request<Empty<Bytes>>> {
     let target = match n % 20 {
         0 => format!("/orders/{n}?status=404&n={n}"),
         1 => format!("/orders/{n}?status=503&n={n}"),
         2 => format!("/reports/daily?delay_ms=5&n={n}"),
-        3 => format!("/login?token=not-for-the-database&n={n}"),
+        3 => format!("/login?token={SECRET}&n={n}"),
         _ => format!("/orders/{n}?n={n}"),
     };
     load::get(&target)

@@ -56,13 +56,27 @@ impl Bootstrap {
     /// When the file cannot be read, or a place in it that has to be set is not there.
     pub fn shipped(project: &Project, mode: Mode) -> anyhow::Result<Self> {
         let tree = read_yaml(&project.envoy_folder().join(mode.file()))?;
-        let mut bootstrap = Self { tree, mode };
+        Self { tree, mode }.on_ports(0, 0)?.with_module(&project.plugin())
+    }
+
+    /// Where Envoy listens; 0 is any port.
+    ///
+    /// # Errors
+    /// When the file has no such sockets.
+    pub fn on_ports(mut self, admin: u16, listener: u16) -> anyhow::Result<Self> {
         let port = "address/socket_address/port_value";
-        bootstrap.set(&format!("/admin/{port}"), json!(0))?;
-        bootstrap.set(&format!("/static_resources/listeners/0/{port}"), json!(0))?;
-        let module = project.plugin();
-        *bootstrap.plugin("/vm_config/code/local/filename")? = json!(module);
-        Ok(bootstrap)
+        self.set(&format!("/admin/{port}"), json!(admin))?;
+        self.set(&format!("/static_resources/listeners/0/{port}"), json!(listener))?;
+        Ok(self)
+    }
+
+    /// Loads another build of the plugin.
+    ///
+    /// # Errors
+    /// When the file has no plugin.
+    pub fn with_module(mut self, module: &Path) -> anyhow::Result<Self> {
+        *self.plugin("/vm_config/code/local/filename")? = json!(module);
+        Ok(self)
     }
 
     /// Where the application and the collector are.

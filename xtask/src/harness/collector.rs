@@ -17,19 +17,33 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Starts the collector at `binary` with its data in `<folder>/data`, and waits until it listens.
+    /// Starts the collector at `binary` with its data in `<folder>/data`, on ports that the system chooses, and waits
+    /// until it listens.
     ///
     /// # Errors
     /// When it ends instead; the error holds its output.
     pub async fn start(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
+        Self::start_on(binary, folder, 0, 0).await
+    }
+
+    /// As [`Collector::start`], on these ports; 0 is any.
+    ///
+    /// # Errors
+    /// As [`Collector::start`].
+    pub async fn start_on(
+        binary: &Path,
+        folder: &Path,
+        otlp_port: u16,
+        http_port: u16,
+    ) -> anyhow::Result<Self> {
         let data = folder.join("data");
-        let any_port = OsStr::new("127.0.0.1:0");
-        let arguments = [
+        let [otlp, http] = [otlp_port, http_port].map(|port| format!("127.0.0.1:{port}"));
+        let arguments: [&OsStr; 7] = [
             "serve".as_ref(),
             "--otlp-http".as_ref(),
-            any_port,
+            otlp.as_ref(),
             "--http".as_ref(),
-            any_port,
+            http.as_ref(),
             "--data".as_ref(),
             data.as_os_str(),
         ];
@@ -86,7 +100,7 @@ impl Collector {
         }
     }
 
-    /// Durations over all time, by `by`: the whole of it in one step of a series.
+    /// The series of `/api/latency` that `query` asks for (`by=status&step=60&q=0.5`).
     ///
     /// # Errors
     /// When the collector does not answer so.
@@ -95,20 +109,18 @@ impl Collector {
         Ok(answer.series)
     }
 
-    /// Everything it has written to its output.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn log(&self) -> anyhow::Result<String> {
-        self.process.output()
+    /// The last lines of its output, for people.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        self.process.last_lines()
     }
 
     /// Ends it, gracefully.
     ///
     /// # Errors
-    /// When it cannot be waited for.
+    /// When it fails at that.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.process.stop().await.map(drop)
+        self.process.stop().await
     }
 }
 
@@ -130,7 +142,7 @@ pub struct Accounting {
 }
 
 /// A record of `/api/logs`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct LogRecord {
     /// The request's start, RFC 3339.
     pub time: String,
@@ -149,6 +161,15 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
+    /// Whether `text` is anywhere in it.
+    #[must_use]
+    pub fn contains(&self, text: &str) -> bool {
+        let values =
+            self.resource.values().chain(self.attributes.values()).chain([&self.body, &self.severity]);
+        let keys = self.resource.keys().chain(self.attributes.keys());
+        values.map(Value::to_string).chain(keys.cloned()).any(|part| part.contains(text))
+    }
+
     /// A parameter of the request's query.
     #[must_use]
     pub fn query_parameter(&self, name: &str) -> Option<String> {

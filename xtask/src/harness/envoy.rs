@@ -128,12 +128,29 @@ impl Envoy {
         Ok(self.process.ended()?.is_none())
     }
 
+    /// For how long it has run.
+    ///
+    /// # Errors
+    /// When Envoy does not answer so.
+    pub async fn uptime_seconds(&self) -> anyhow::Result<u64> {
+        let info: Value = self.admin.json("/server_info").await?;
+        info.get("uptime_current_epoch")
+            .and_then(|uptime| uptime.as_str()?.strip_suffix('s')?.parse().ok())
+            .with_context(|| format!("Envoy does not say for how long it has run: {info}"))
+    }
+
+    /// The last lines of its log, for people.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        self.process.last_lines()
+    }
+
     /// Ends it.
     ///
     /// # Errors
-    /// When it cannot be waited for.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.process.stop().await.map(drop)
+    /// When it fails at that.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        self.process.stop().await
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::{
     process::{Child, Command},
     time::timeout,
@@ -80,13 +80,28 @@ impl Process {
     /// Asks it to end (SIGTERM) and waits until it has; kills it when that takes too long.
     ///
     /// # Errors
-    /// When it cannot be waited for.
-    pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+    /// When it fails, had to be killed, or has ended before it was asked to; the error holds the last lines of its output.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.signal(rustix::process::Signal::TERM)?;
-        match timeout(GRACE, self.child.wait()).await {
-            Ok(ended) => ended.with_context(|| format!("cannot wait for {}", self.name)),
-            Err(_) => self.kill().await,
-        }
+        let status = match timeout(GRACE, self.child.wait()).await {
+            Ok(ended) => ended.with_context(|| format!("cannot wait for {}", self.name))?,
+            Err(_) => self.kill().await?,
+        };
+        ensure!(
+            status.success(),
+            "{} failed when it was asked to end ({status}); the last lines of its output:\n{}",
+            self.name,
+            self.last_lines()
+        );
+        Ok(())
+    }
+
+    /// The end of its output, for an error or a person.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        let output = self.output().unwrap_or_default();
+        let lines: Vec<&str> = output.lines().collect();
+        lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.

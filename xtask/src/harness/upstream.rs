@@ -26,7 +26,7 @@ impl Upstream {
     /// # Errors
     /// When it cannot listen.
     pub async fn start() -> anyhow::Result<Self> {
-        Ok(Self { server: Server::start(|| (), answer).await? })
+        Ok(Self { server: Server::start(|_| true, answer).await? })
     }
 
     /// Where it listens.

@@ -35,9 +35,7 @@ async fn an_idle_envoy_makes_no_call_to_the_collector() {
         let proxy =
             Proxy::start(ENVOY_1_40, bootstrap(ENVOY_1_40, mode, &eager).await, receiver.address()).await;
         wait::until("three export intervals are over", async || {
-            let info: Value = proxy.admin().json("/server_info").await?;
-            let uptime = info["uptime_current_epoch"].as_str().unwrap_or_default();
-            Ok(uptime.trim_end_matches('s').parse::<f64>().is_ok_and(|seconds| seconds >= 4.0).then_some(()))
+            Ok((proxy.uptime_seconds().await? >= 4).then_some(()))
         })
         .await
         .unwrap();

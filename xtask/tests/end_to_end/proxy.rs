@@ -98,6 +98,11 @@ impl Proxy {
         Ok(Self { envoy, _upstream: upstream, folder })
     }
 
+    /// Ends Envoy.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.envoy.stop().await
+    }
+
     /// Where this test's files are.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()

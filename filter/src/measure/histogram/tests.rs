@@ -78,6 +78,21 @@ proptest! {
     }
 
     #[test]
+    fn merging_two_is_counting_all_in_one(
+        ours in proptest::collection::vec(prop_oneof![0.0..2.0f64, 0.0..1e5f64, 1e-5..1e-3f64], 0..100),
+        theirs in proptest::collection::vec(prop_oneof![0.0..2.0f64, 0.0..1e5f64, 1e-5..1e-3f64], 0..100),
+        max_buckets in 16usize..=640,
+    ) {
+        let layout = Layout::new(max_buckets);
+        let mut merged = histogram_of(&layout, &ours);
+        merged.merge(&layout, histogram_of(&layout, &theirs));
+        let all: Vec<f64> = ours.into_iter().chain(theirs).collect();
+        let (merged, counted) = (exported(&mut merged, &layout), exported(&mut histogram_of(&layout, &all), &layout));
+        prop_assert_eq!((merged.count, merged.zero_count, merged.max), (counted.count, counted.zero_count, counted.max));
+        prop_assert_eq!((merged.scale, merged.positive), (counted.scale, counted.positive));
+    }
+
+    #[test]
     fn every_value_is_in_exactly_one_bucket_and_no_bound_is_exceeded(
         values in proptest::collection::vec(prop_oneof![0.0..2.0f64, 0.0..1e7f64, 1e-5..1e-3f64], 0..500),
         max_buckets in 16usize..=640,

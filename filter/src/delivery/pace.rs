@@ -1,0 +1,173 @@
+//! When the next call may be made: how the collector is doing, and how carefully it is asked again.
+//!
+//! Verdicts come in, permissions go out. While the collector fails there is one probe at a time, after exponentially
+//! longer pauses drawn at random ("full jitter"), or after exactly the pause that the collector asked for. When it is
+//! back, calls under way grow by one with each that is accepted, so that what has piled up does not knock it over.
+
+use std::time::Duration;
+
+use crate::config::Retry;
+
+/// The collector's health, as seen from here.
+#[derive(Debug)]
+pub(super) struct Pace {
+    initial_nano: u64,
+    max_nano: u64,
+    max_in_flight: usize,
+    /// How many calls may be under way.
+    window: usize,
+    failing: Option<Failing>,
+    random: fastrand::Rng,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    failures: u32,
+    since_unix_nano: u64,
+    not_before_unix_nano: u64,
+}
+
+impl Pace {
+    pub(super) fn new(config: &Retry, max_in_flight: usize, seed: u64) -> Self {
+        let initial_nano = nano(config.initial_backoff);
+        Self {
+            initial_nano,
+            max_nano: nano(config.max_backoff).max(initial_nano),
+            max_in_flight,
+            window: max_in_flight,
+            failing: None,
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// Whether another call may be made while `in_flight` are under way.
+    pub(super) fn allows(&self, in_flight: usize, now_unix_nano: u64) -> bool {
+        match self.failing {
+            Some(failing) => {
+                // After a clock was set back, nobody knows how long the pause still is.
+                let is_over = now_unix_nano >= failing.not_before_unix_nano;
+                in_flight == 0 && (is_over || now_unix_nano < failing.since_unix_nano)
+            }
+            None => in_flight < self.window,
+        }
+    }
+
+    /// The collector has answered, whatever it said of the batch.
+    pub(super) fn succeeded(&mut self) {
+        let recovering = self.failing.take().is_some();
+        self.window = if recovering { 1 } else { (self.window + 1).min(self.max_in_flight) };
+    }
+
+    /// A call made at `sent_at_unix_nano` has failed; returns the time before which there will be no other.
+    pub(super) fn failed(
+        &mut self,
+        sent_at_unix_nano: u64,
+        now_unix_nano: u64,
+        asked_nano: Option<u64>,
+    ) -> u64 {
+        let asked = asked_nano.map(|asked| now_unix_nano.saturating_add(asked));
+        let failing = match self.failing {
+            // Calls that were under way when the failing began say nothing new, but for what they were told.
+            Some(failing) if sent_at_unix_nano < failing.since_unix_nano => Failing {
+                not_before_unix_nano: failing.not_before_unix_nano.max(asked.unwrap_or(0)),
+                ..failing
+            },
+            before => {
+                let failures = before.map_or(0, |failing| failing.failures).saturating_add(1);
+                Failing {
+                    failures,
+                    since_unix_nano: now_unix_nano,
+                    not_before_unix_nano: asked
+                        .unwrap_or_else(|| now_unix_nano.saturating_add(self.backoff_nano(failures))),
+                }
+            }
+        };
+        self.failing = Some(failing);
+        failing.not_before_unix_nano
+    }
+
+    fn backoff_nano(&mut self, failures: u32) -> u64 {
+        let doublings = failures.saturating_sub(1).min(40);
+        let bound = self.initial_nano.saturating_mul(1 << doublings).min(self.max_nano);
+        self.random.u64(0..=bound)
+    }
+}
+
+fn nano(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn pace(max_in_flight: usize) -> Pace {
+        let config = Retry {
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_millis(1000),
+            max_elapsed: Duration::from_secs(60),
+        };
+        Pace::new(&config, max_in_flight, 7)
+    }
+
+    #[test]
+    fn pauses_are_drawn_below_bounds_that_double_up_to_the_greatest() {
+        for (failures, bound_ms) in
+            [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (60, 1000), (u32::MAX, 1000)]
+        {
+            let mut pace = pace(1);
+            let pauses: Vec<u64> = (0..1000).map(|_| pace.backoff_nano(failures)).collect();
+            let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+            assert!(*most <= bound_ms * MS && *most > bound_ms * MS * 9 / 10, "{failures} failures: {most}");
+            assert!(*least < bound_ms * MS / 10, "{failures} failures: {least}");
+        }
+    }
+
+    #[test]
+    fn while_failing_there_is_one_probe_at_a_time() {
+        let mut pace = pace(4);
+        assert!(pace.allows(3, 0) && !pace.allows(4, 0));
+        let not_before = pace.failed(0, 5 * MS, None);
+        assert!(!pace.allows(0, not_before - 1) || not_before == 5 * MS);
+        assert!(pace.allows(0, not_before));
+        assert!(!pace.allows(1, not_before), "another one is under way");
+    }
+
+    #[test]
+    fn recovery_grows_by_one_call_with_each_success() {
+        let mut pace = pace(3);
+        pace.failed(0, 0, None);
+        for window in [1, 2, 3, 3] {
+            pace.succeeded();
+            assert!(pace.allows(window - 1, 0) && !pace.allows(window, 0), "window {window}");
+        }
+    }
+
+    #[test]
+    fn the_pause_that_was_asked_for_wins() {
+        let mut pace = pace(2);
+        assert_eq!(pace.failed(0, 10 * MS, Some(5000 * MS)), 5010 * MS);
+        // A probe later is told to come earlier than any backoff.
+        assert_eq!(pace.failed(5010 * MS, 5020 * MS, Some(0)), 5020 * MS);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_stall_delivery() {
+        let mut pace = pace(1);
+        pace.failed(0, 5000 * MS, Some(1000 * MS));
+        assert!(!pace.allows(0, 5000 * MS) && pace.allows(0, 4999 * MS));
+    }
+
+    #[test]
+    fn calls_from_before_the_failing_do_not_lengthen_it() {
+        let mut pace = pace(2);
+        let not_before = pace.failed(0, 10 * MS, None);
+        assert_eq!(pace.failed(1, 10 * MS, None), not_before.max(10 * MS));
+        assert_eq!(pace.failing.unwrap().failures, 1);
+        pace.failed(not_before, not_before, None);
+        assert_eq!(pace.failing.unwrap().failures, 2);
+        assert!(pace.failed(1, not_before, Some(9000 * MS)) >= 9000 * MS, "but what they are told counts");
+    }
+}

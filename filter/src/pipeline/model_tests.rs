@@ -1,0 +1,270 @@
+//! Any order of requests, time, answers and reconfigurations, against a model of the collector that remembers what it
+//! took: every record has one end, nothing is delivered that was not captured or twice, no bound is exceeded.
+
+use std::collections::{HashMap, HashSet};
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+use crate::testing::{Told, config};
+
+const NOW: u64 = 1_700_000_000_000_000_000;
+const MS: u64 = 1_000_000;
+const QUEUE_BYTES: i64 = 3000;
+const BATCH_BYTES: usize = 1200;
+const MAX_IN_FLIGHT: usize = 2;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A request ends, with a path of this many bytes.
+    Request(usize),
+    /// Milliseconds pass.
+    Tick(u64),
+    /// The nth call under way is answered.
+    Answer(usize, Reply),
+    /// The proxy refuses the next call.
+    Refuse,
+    /// The proxy takes all calls that may be made.
+    Send,
+    /// A new configuration: the old pipeline drains.
+    Reconfigure,
+}
+
+#[derive(Debug, Clone)]
+enum Reply {
+    Ok,
+    Partial(u8),
+    Status(u16),
+    RetryAfter(u8),
+    /// No answer; the collector has taken the batch or not.
+    Silence(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let reply = prop_oneof![
+        4 => Just(Reply::Ok),
+        1 => (0u8..4).prop_map(Reply::Partial),
+        2 => prop_oneof![Just(400u16), Just(408), Just(429), Just(500), Just(502), Just(503), Just(504)].prop_map(Reply::Status),
+        1 => (0u8..20).prop_map(Reply::RetryAfter),
+        1 => any::<bool>().prop_map(Reply::Silence),
+    ];
+    prop_oneof![
+        8 => (1usize..400).prop_map(Step::Request),
+        4 => (0u64..3000).prop_map(Step::Tick),
+        4 => (0usize..3, reply).prop_map(|(nth, reply)| Step::Answer(nth, reply)),
+        1 => Just(Step::Refuse),
+        4 => Just(Step::Send),
+        1 => Just(Step::Reconfigure),
+    ]
+}
+
+struct Call {
+    generation: usize,
+    token: u32,
+    name: String,
+    is_logs: bool,
+    body: Vec<u8>,
+}
+
+struct World {
+    sections: String,
+    now: u64,
+    /// The last one is current, the others drain.
+    generations: Vec<Pipeline>,
+    calls: Vec<Call>,
+    next_token: u32,
+    captured: HashSet<u64>,
+    /// What was sent under each name.
+    sent: HashMap<String, Vec<u8>>,
+    /// The collector's memory: batches taken, and records in them.
+    taken_batches: HashSet<String>,
+    taken_records: HashSet<u64>,
+    spilled_lines: i64,
+}
+
+impl World {
+    fn new(when_full: &str) -> Self {
+        let sections = format!(
+            r#""logs":{{"max_record_bytes":512}},"metrics":{{"interval":"1s","temporality":"delta"}},
+               "batch":{{"max_records":3,"max_bytes":{BATCH_BYTES},"max_delay":"500ms"}},
+               "queue":{{"max_bytes":{QUEUE_BYTES},"when_full":"{when_full}"}},
+               "retry":{{"initial_backoff":"100ms","max_backoff":"1s","max_elapsed":"5s"}}"#
+        );
+        let mut world = Self {
+            sections,
+            now: NOW,
+            generations: Vec::new(),
+            calls: Vec::new(),
+            next_token: 0,
+            captured: HashSet::new(),
+            sent: HashMap::new(),
+            taken_batches: HashSet::new(),
+            taken_records: HashSet::new(),
+            spilled_lines: 0,
+        };
+        world.reconfigure();
+        world
+    }
+
+    fn reconfigure(&mut self) {
+        if let Some(old) = self.generations.last_mut() {
+            old.drain(self.now);
+        }
+        let seed = [self.generations.len() as u8; 16];
+        let new = Pipeline::new(config(&self.sections), &Node::default(), seed, self.now).unwrap();
+        self.generations.push(new);
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Request(len) => {
+                let path = format!("/{}/{}", self.captured.len(), "x".repeat(len));
+                let pipeline = self.generations.last_mut().unwrap();
+                // What makes a request this one is when it began: all else may be cut.
+                let id = NOW - 1 - self.captured.len() as u64;
+                let told = Told::ordinary().text("request.path", &path).int("request.time", id as i64);
+                let captured = told.captured(pipeline.plan());
+                pipeline.observe(&captured, self.now);
+                self.captured.insert(id);
+            }
+            Step::Tick(ms) => {
+                self.now += ms * MS;
+                self.generations.iter_mut().for_each(|pipeline| pipeline.tick(self.now));
+            }
+            Step::Answer(nth, reply) => {
+                if nth < self.calls.len() {
+                    let call = self.calls.remove(nth);
+                    self.answer(call, reply)?;
+                }
+            }
+            Step::Refuse => {
+                for pipeline in &mut self.generations {
+                    if let Some(batch) = pipeline.take_next(self.now) {
+                        pipeline.refused(batch, self.now);
+                    }
+                }
+            }
+            Step::Send => self.send()?,
+            Step::Reconfigure => self.reconfigure(),
+        }
+        self.check()
+    }
+
+    fn send(&mut self) -> Result<(), TestCaseError> {
+        for (generation, pipeline) in self.generations.iter_mut().enumerate() {
+            while let Some(batch) = pipeline.take_next(self.now) {
+                prop_assert!(batch.body.len() <= BATCH_BYTES);
+                let headers = pipeline.call_headers(&batch);
+                let name = headers.into_iter().find(|header| header.0 == "x-offpath-batch").unwrap().1;
+                let body = batch.body.clone();
+                let first = self.sent.entry(name.clone()).or_insert_with(|| body.clone());
+                prop_assert_eq!(&*first, &body, "{} was sent again with other bytes", name);
+                let is_logs = matches!(batch.signal, Signal::Logs);
+                self.calls.push(Call { generation, token: self.next_token, name, is_logs, body });
+                pipeline.dispatched(batch, self.next_token, self.now);
+                self.next_token += 1;
+            }
+            let under_way = self.calls.iter().filter(|call| call.generation == generation).count();
+            prop_assert!(under_way <= MAX_IN_FLIGHT);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, call: Call, reply: Reply) -> Result<(), TestCaseError> {
+        let mut body = Vec::new();
+        let mut retry_after = String::new();
+        let status = match reply {
+            Reply::Ok => Some(200),
+            Reply::Partial(rejected) => {
+                body = vec![0x0a, 2, 8, rejected];
+                Some(200)
+            }
+            Reply::Status(status) => Some(status),
+            Reply::RetryAfter(seconds) => {
+                retry_after = seconds.to_string();
+                Some(503)
+            }
+            Reply::Silence(_) => None,
+        };
+        let is_taken = matches!(reply, Reply::Ok | Reply::Partial(_) | Reply::Silence(true));
+        // A batch that comes again under its name is answered like the first, and stored once.
+        if is_taken && call.is_logs && self.taken_batches.insert(call.name.clone()) {
+            self.take_records(&call.body)?;
+        }
+        let answer = Answer { status, retry_after: retry_after.as_bytes(), body: &body };
+        self.generations[call.generation].answered(call.token, answer, self.now);
+        Ok(())
+    }
+
+    fn take_records(&mut self, body: &[u8]) -> Result<(), TestCaseError> {
+        let request = ExportLogsServiceRequest::decode(body).unwrap();
+        for record in &request.resource_logs[0].scope_logs[0].log_records {
+            let id = record.time_unix_nano;
+            prop_assert!(self.captured.contains(&id), "{} was delivered but never captured", id);
+            prop_assert!(self.taken_records.insert(id), "{} was delivered twice", id);
+        }
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        let (mut captured, mut ended, mut delivered, mut spilled) = (0, 0, 0, 0);
+        for pipeline in &mut self.generations {
+            self.spilled_lines += pipeline.take_spilled().len() as i64;
+            let ledger = pipeline.ledger();
+            let dropped: i64 =
+                Reason::ALL.iter().map(|reason| ledger.get(Stat::RecordsDropped(*reason))).sum();
+            let pending = ledger.get(Stat::RecordsPending);
+            prop_assert!(pending >= 0);
+            prop_assert!((0..=QUEUE_BYTES).contains(&ledger.get(Stat::QueueBytes)));
+            captured += ledger.get(Stat::RecordsCaptured);
+            delivered += ledger.get(Stat::RecordsDelivered);
+            spilled += ledger.get(Stat::RecordsDropped(Reason::Spilled));
+            ended += ledger.get(Stat::RecordsDelivered) + dropped + pending;
+        }
+        prop_assert_eq!(captured, ended, "captured = delivered + dropped + pending");
+        prop_assert_eq!(captured, self.captured.len() as i64);
+        prop_assert_eq!(spilled, self.spilled_lines);
+        prop_assert!(
+            delivered <= self.taken_records.len() as i64,
+            "delivered is never more than what was taken"
+        );
+        Ok(())
+    }
+
+    /// The collector answers everything from now on.
+    fn recover(&mut self) -> Result<(), TestCaseError> {
+        self.generations.last_mut().unwrap().drain(self.now);
+        for _ in 0..1000 {
+            if self.generations.iter().all(Pipeline::is_drained) {
+                return Ok(());
+            }
+            self.step(Step::Tick(100))?;
+            self.step(Step::Send)?;
+            while !self.calls.is_empty() {
+                self.step(Step::Answer(0, Reply::Ok))?;
+            }
+        }
+        Err(TestCaseError::fail("the drain does not end"))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #[test]
+    fn every_record_has_one_end_whatever_happens(
+        steps in proptest::collection::vec(step(), 0..80),
+        when_full in prop_oneof![Just("drop_oldest"), Just("drop_newest"), Just("spill")],
+    ) {
+        let mut world = World::new(when_full);
+        for step in steps {
+            world.step(step)?;
+        }
+        world.recover()?;
+        for pipeline in &mut world.generations {
+            prop_assert_eq!(pipeline.ledger().get(Stat::RecordsPending), 0);
+            prop_assert_eq!(pipeline.ledger().get(Stat::QueueBytes), 0);
+        }
+    }
+}
