@@ -74,10 +74,16 @@ logs and data    {folder}
 
     /// After a failure: what the processes said at last.
     pub(super) fn explain(&self) {
-        eprintln!("the last lines of Envoy's log:
-{}", self.envoy.last_lines());
-        eprintln!("the last lines of the collector's log:
-{}", self.collector.last_lines());
+        eprintln!(
+            "the last lines of Envoy's log:
+{}",
+            self.envoy.last_lines()
+        );
+        eprintln!(
+            "the last lines of the collector's log:
+{}",
+            self.collector.last_lines()
+        );
     }
 
     /// Ends everything: Envoy first, so that the collector gets what is under way.
