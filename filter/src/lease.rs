@@ -60,15 +60,12 @@ impl Table {
 
     /// Gives `owner` a free slot; `None` when there is none.
     pub fn claim(&mut self, owner: Owner) -> Option<usize> {
-        let taken = Slot { owner, beat: 0 };
         if let Some(at) = self.0.iter().position(|slot| slot.owner == FREE) {
-            if let Some(slot) = self.0.get_mut(at) {
-                *slot = taken;
-            }
+            self.hand_over(at, owner);
             return Some(at);
         }
         (self.0.len() < MAX_SLOTS).then(|| {
-            self.0.push(taken);
+            self.0.push(Slot { owner, beat: 0 });
             self.0.len() - 1
         })
     }
@@ -86,8 +83,13 @@ impl Table {
 
     /// Frees a slot, whoever has it.
     pub fn free(&mut self, slot: usize) {
+        self.hand_over(slot, FREE);
+    }
+
+    /// The beat goes on: a slot that comes back to the same owner must not look as it did when it was lost.
+    fn hand_over(&mut self, slot: usize, owner: Owner) {
         if let Some(slot) = self.0.get_mut(slot) {
-            *slot = Slot { owner: FREE, beat: 0 };
+            *slot = Slot { owner, beat: slot.beat.wrapping_add(1) };
         }
     }
 }
@@ -163,5 +165,10 @@ mod tests {
         assert_eq!(watch.look(&table, A), Vec::<usize>::new(), "nobody loses itself");
         table.beat(A);
         assert_eq!(watch.look(&table, C), Vec::<usize>::new(), "it was only slow");
+        (0..LOST_AFTER_ROUNDS).for_each(|_| drop(watch.look(&table, C)));
+        assert!(watch.look(&table, C).contains(&0));
+        table.free(0);
+        table.claim(A);
+        assert!(!watch.look(&table, C).contains(&0), "it came back");
     }
 }

@@ -70,6 +70,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) response_trailers: Option<&'a Headers>,
     pub(crate) node: &'a Node,
     pub(crate) root_id: &'a str,
+    pub(crate) vm_id: &'a str,
     /// Whether the context is a stream's own, which knows its connection; a logger's root context does not.
     pub(crate) is_stream: bool,
 }
@@ -85,7 +86,7 @@ impl Scope<'_> {
             "xds" => return Some(Attribute::Object(xds(self))),
             "plugin_root_id" => return Some(string(self.root_id)),
             "plugin_name" => return Some(string("offpath")),
-            "plugin_vm_id" => return Some(string("")),
+            "plugin_vm_id" => return Some(string(self.vm_id)),
             _ => {}
         }
         let stream = self.stream?;

@@ -80,6 +80,14 @@ impl Request {
         const DOWNSTREAM_PROTOCOL_ERROR: u64 = 1 << 18;
         let mut info = Self::without_headers("http1.codec_error", DOWNSTREAM_PROTOCOL_ERROR);
         info.bytes_sent = 11;
+        let reply = [
+            ("content-length", "11"),
+            ("content-type", "text/plain"),
+            ("date", "Sun, 01 Jun 2025 12:00:00 GMT"),
+            ("server", "envoy"),
+            ("connection", "close"),
+        ];
+        info.response_headers = Some(reply.into_iter().collect());
         Self { info, reached: Reached::LocalReply }
     }
 

@@ -87,6 +87,7 @@ pub(crate) struct World {
     pub(crate) clusters: Clusters,
     pub(crate) shared_data: SharedData,
     pub(crate) node: Node,
+    pub(crate) vm_id: String,
     pub(crate) cel: Cel,
     pub(crate) faults: Faults,
     /// How often each `proxy_*` function was called, by whichever machine.

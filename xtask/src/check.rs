@@ -6,11 +6,19 @@ use anyhow::Context as _;
 
 use crate::{
     artefacts::{self, cargo, command},
-    fetch,
+    faults, fetch,
     need::{self, Need, WASM_TARGET},
     project::Project,
-    rules,
+    rules, soak,
 };
+
+/// What to run.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Options {
+    /// Also what takes long: the faults in full, beside Envoy's own logger, and a soak of ten minutes
+    #[arg(long)]
+    long: bool,
+}
 
 type Step = (&'static str, fn(&Project) -> anyhow::Result<()>);
 
@@ -39,13 +47,20 @@ const STEPS: [Step; 9] = [
     ("tests", test),
 ];
 
+/// What a change need not wait for.
+const LONG_STEPS: [Step; 2] = [
+    ("faults", |project| faults::run(project, &faults::Options::default())),
+    ("soak", |project| soak::run(project, soak::Options::default())),
+];
+
 /// Runs all steps.
 ///
 /// # Errors
 /// At the first step that fails.
-pub fn run(project: &Project) -> anyhow::Result<()> {
+pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
     let mut durations = Vec::new();
-    for (name, step) in STEPS {
+    let long = if options.long { LONG_STEPS.as_slice() } else { &[] };
+    for (name, step) in STEPS.iter().chain(long) {
         eprintln!("\n==> {name}");
         let begin = Instant::now();
         step(project).with_context(|| format!("step `{name}` failed"))?;

@@ -13,5 +13,6 @@ pub mod port;
 pub mod process;
 pub mod receiver;
 mod server;
+pub mod steady;
 pub mod upstream;
 pub mod wait;

@@ -12,4 +12,6 @@ pub mod harness;
 
 pub mod check;
 pub mod demo;
+pub mod faults;
 pub mod rules;
+pub mod soak;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{artefacts, check, demo, project::Project};
+use xtask::{artefacts, check, demo, faults, project::Project, soak};
 
 /// Builds, shows and tests offpath.
 #[derive(Parser)]
@@ -19,8 +19,12 @@ enum Command {
     Build,
     /// Run it all on this machine: an application, Envoy with the plugin, the collector, and traffic
     Demo(demo::Options),
+    /// Show what becomes of records under each fault, in real Envoy, beside Envoy's own OTLP logger
+    Faults(faults::Options),
+    /// Run for long with faults chosen at random: everything accounted for, memory flat
+    Soak(soak::Options),
     /// Run all checks and tests, as CI does
-    Test,
+    Test(check::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,8 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(options) => demo::run(&project, options),
-        Command::Test => check::run(&project),
+        Command::Faults(options) => faults::run(&project, &options),
+        Command::Soak(options) => soak::run(&project, options),
+        Command::Test(options) => check::run(&project, options),
     }
 }

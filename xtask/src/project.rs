@@ -58,6 +58,17 @@ impl Project {
         self.target.join("release").join("offpath-collector")
     }
 
+    /// A folder in the target folder, for files of a run that are gone at its end.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn temporary_folder(&self) -> anyhow::Result<tempfile::TempDir> {
+        let parent = self.target.join("running");
+        std::fs::create_dir_all(&parent)
+            .and_then(|()| tempfile::TempDir::new_in(&parent))
+            .with_context(|| format!("cannot write in `{}`", parent.display()))
+    }
+
     /// The YAML files that users copy.
     #[must_use]
     pub fn envoy_folder(&self) -> PathBuf {

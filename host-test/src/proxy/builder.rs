@@ -87,6 +87,12 @@ impl ProxyBuilder {
         self
     }
 
+    /// Sets `vm_config.vm_id`, which is empty otherwise.
+    pub fn vm_id(mut self, vm_id: &str) -> Self {
+        self.world.vm_id = vm_id.to_owned();
+        self
+    }
+
     /// Chooses what the CEL functions do.
     pub fn cel(mut self, cel: Cel) -> Self {
         self.world.cel = cel;

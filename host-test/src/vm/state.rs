@@ -125,6 +125,7 @@ impl HostState {
             response_trailers: map(3),
             node: &self.world.node,
             root_id: &context.plugin.root_id,
+            vm_id: &self.world.vm_id,
             is_stream: context.is_stream,
         }
     }

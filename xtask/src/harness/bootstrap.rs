@@ -130,6 +130,66 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// Puts Envoy's own OTLP/HTTP access logger in the plugin's place, sending to the same cluster at `collector`.
+    ///
+    /// # Errors
+    /// When the file has no such cluster or no listener.
+    pub fn with_native_logger(mut self, collector: SocketAddr) -> anyhow::Result<Self> {
+        let attribute = |key: &str, value: &str| json!({"key": key, "value": {"string_value": value}});
+        let logger = json!([{
+            "name": "envoy.access_loggers.open_telemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+                "http_service": {"http_uri": {
+                    "uri": format!("http://{collector}/v1/logs"),
+                    "cluster": "offpath_collector",
+                    "timeout": "1s",
+                }},
+                "body": {"string_value": "%PROTOCOL% %RESPONSE_CODE%"},
+                "attributes": {"values": [
+                    attribute("path", "%REQ(:PATH)%"),
+                    attribute("response_code", "%RESPONSE_CODE%"),
+                    attribute("duration", "%DURATION%"),
+                    attribute("upstream_cluster", "%UPSTREAM_CLUSTER%"),
+                ]},
+                "resource_attributes": {"values": [attribute("service.name", "native")]},
+            },
+        }]);
+        self.set(&format!("{HTTP_CONNECTION_MANAGER}/access_log"), logger)?;
+        Ok(self)
+    }
+
+    /// Takes the listener from `file`, as written by [`Bootstrap::write_listener`], and again whenever that is replaced.
+    ///
+    /// # Errors
+    /// When the file has no listeners of its own.
+    pub fn with_listener_from(mut self, file: &Path) -> anyhow::Result<Self> {
+        let resources = self.at("/static_resources")?.as_object_mut().context("not an object")?;
+        resources.remove("listeners");
+        let source = json!({"lds_config": {
+            "resource_api_version": "V3",
+            "path_config_source": {"path": file},
+        }});
+        self.at("")?.as_object_mut().context("not an object")?.insert("dynamic_resources".to_owned(), source);
+        Ok(self)
+    }
+
+    /// Writes the listener to `file` in one step, for an Envoy that watches it.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_listener(&self, file: &Path) -> anyhow::Result<()> {
+        let mut listener =
+            self.tree.pointer("/static_resources/listeners/0").context("there is no listener")?.clone();
+        let listener_type = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        listener.as_object_mut().context("not an object")?.insert("@type".to_owned(), listener_type);
+        let temporary = file.with_extension("new");
+        let discovery = json!({"resources": [listener]}).to_string();
+        fs::write(&temporary, discovery)
+            .and_then(|()| fs::rename(&temporary, file))
+            .with_context(|| format!("cannot write `{}`", file.display()))
+    }
+
     /// The plugin's `PluginConfig`, at a JSON pointer within it.
     ///
     /// # Errors

@@ -47,6 +47,10 @@ impl Envoy {
             "edge".into(),
             // Several run at once on one machine, and none takes over from another.
             "--disable-hot-restart".into(),
+            // Connections of a listener that was replaced or drained are told to close within that time; by default it is
+            // ten minutes.
+            "--drain-time-s".into(),
+            "2".into(),
             // Envoy's own access log files, with which tests compare, are complete soon.
             "--file-flush-interval-msec".into(),
             "100".into(),
@@ -110,6 +114,14 @@ impl Envoy {
     /// When Envoy does not answer.
     pub async fn accounting(&self) -> anyhow::Result<Accounting> {
         Ok(Accounting::from_stats(&self.stats(r"^wasmcustom\.offpath_").await?))
+    }
+
+    /// What the process occupies of the machine's memory, in bytes.
+    ///
+    /// # Errors
+    /// When the system does not say: it has ended.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.process.resident_bytes()
     }
 
     /// Everything it has logged.

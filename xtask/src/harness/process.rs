@@ -59,6 +59,27 @@ impl Process {
         Ok(Self { name: name.to_owned(), child, output })
     }
 
+    /// The process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// What it occupies of the machine's memory, in bytes.
+    ///
+    /// # Errors
+    /// When it does not run any more.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.id().with_context(|| format!("{} has ended", self.name))?;
+        let path = format!("/proc/{id}/status");
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read `{path}`"))?;
+        let kibibytes = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+            .with_context(|| format!("no VmRSS in `{path}`: {} has ended", self.name))?;
+        Ok(kibibytes * 1024)
+    }
+
     /// Everything it has written so far, as far as it is UTF-8.
     ///
     /// # Errors

@@ -11,6 +11,7 @@
 mod configuration;
 mod delivery;
 mod exactly_once;
+mod faults;
 mod hostile;
 mod otlp;
 mod otlp_decoder;

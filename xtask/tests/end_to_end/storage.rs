@@ -2,9 +2,9 @@
 //! OTLP logger sends.
 
 use hyper::header;
-use serde_json::{Value, json};
+use serde_json::json;
 use xtask::harness::{
-    bootstrap::{Bootstrap, HTTP_CONNECTION_MANAGER, Mode},
+    bootstrap::{HTTP_CONNECTION_MANAGER, Mode},
     collector::Collector,
     load, wait,
 };
@@ -90,8 +90,8 @@ async fn a_listener_with_both_modes_records_each_request_twice() {
 async fn records_of_envoys_own_otlp_logger_are_stored_too() {
     let folder = folder().await;
     let collector = collector(&folder).await;
-    let mut bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &[]).await;
-    use_envoys_own_logger(&mut bootstrap, collector.otlp());
+    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &[]).await;
+    let bootstrap = bootstrap.with_native_logger(collector.otlp()).unwrap();
     let proxy = Proxy::start(ENVOY_1_40, bootstrap, collector.otlp()).await;
     load::keep_alive(proxy.address(), 4, 40, |n| load::get(&format!("/orders/{n}?n={n}"))).await.unwrap();
     stored(&collector, 40).await;
@@ -107,29 +107,4 @@ async fn records_of_envoys_own_otlp_logger_are_stored_too() {
         assert_eq!(record.body, json!("HTTP/1.1 200"));
         assert_eq!(record.resource["service.name"], "native");
     }
-}
-
-/// In the plugin's place.
-fn use_envoys_own_logger(bootstrap: &mut Bootstrap, collector: std::net::SocketAddr) {
-    let attribute = |key: &str, value: &str| json!({"key": key, "value": {"string_value": value}});
-    let logger: Value = json!([{
-        "name": "envoy.access_loggers.open_telemetry",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
-            "http_service": {"http_uri": {
-                "uri": format!("http://{collector}/v1/logs"),
-                "cluster": "offpath_collector",
-                "timeout": "5s",
-            }},
-            "body": {"string_value": "%PROTOCOL% %RESPONSE_CODE%"},
-            "attributes": {"values": [
-                attribute("path", "%REQ(:PATH)%"),
-                attribute("response_code", "%RESPONSE_CODE%"),
-                attribute("duration", "%DURATION%"),
-                attribute("upstream_cluster", "%UPSTREAM_CLUSTER%"),
-            ]},
-            "resource_attributes": {"values": [attribute("service.name", "native")]},
-        },
-    }]);
-    *bootstrap.at(&format!("{HTTP_CONNECTION_MANAGER}/access_log")).unwrap() = logger;
 }
