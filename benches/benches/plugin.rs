@@ -10,11 +10,13 @@ use offpath_benches::{config, ordinary_request};
 use offpath_filter::capture::Plan;
 use offpath_filter::config::Config;
 use offpath_filter::measure::{Histogram, Layout, Measurements};
+use offpath_filter::otlp::answer::Answer;
 use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
 use offpath_filter::request::FinishedRequest;
 
 const NOW: u64 = 1_700_000_000_500_000_000;
+const ACCEPTED: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
 const CONFIG: &str = r#"{"collector": {"cluster": "otlp"}}"#;
 
 fn main() {
@@ -69,10 +71,10 @@ fn request(criterion: &mut Criterion) {
         let mut token = 0;
         bencher.iter(|| {
             pipeline.observe(black_box(&captured), NOW);
-            while let Some(batch) = pipeline.take_next() {
+            while let Some(batch) = pipeline.take_next(NOW) {
                 token += 1;
                 pipeline.dispatched(batch, token, NOW);
-                pipeline.answered(token, Some(200), b"", NOW);
+                pipeline.answered(token, ACCEPTED, NOW);
             }
             pipeline.ledger().take_changes(|stat, change| {
                 black_box((stat, change));
