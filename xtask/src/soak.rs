@@ -26,7 +26,7 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Enough for a fault of some seconds, so that the queue overflows only in long ones.
-const QUEUE_BYTES: u64 = 256 << 10;
+const QUEUE_BYTES: u64 = 512 << 10;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, clap::Args)]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use hyper::Method;
 use serde_json::Value;
 
@@ -70,15 +70,24 @@ impl Envoy {
             Ok(live.then_some(admin))
         })
         .await?;
-        let listeners: Value = admin.json("/listeners?format=json").await?;
-        let socket = "/listener_statuses/0/local_address/socket_address";
-        let listener = listeners
-            .pointer(socket)
-            .and_then(|socket| {
-                Some(format!("{}:{}", socket.get("address")?.as_str()?, socket.get("port_value")?))
-            })
-            .and_then(|address| address.parse().ok())
-            .with_context(|| format!("Envoy does not say where it listens: {listeners}"))?;
+        // One that comes from a file of its own is there a moment after Envoy is ready.
+        let listener = wait::until("Envoy listens", async || {
+            if let Some(status) = process.ended()? {
+                bail!("Envoy has ended ({status}):\n{}", process.output()?);
+            }
+            let rejected = admin.text("/stats?filter=^listener_manager.lds.update_rejected$").await?;
+            ensure!(
+                matches!(rejected.trim().rsplit_once(": "), None | Some((_, "0"))),
+                "its listener is rejected"
+            );
+            let listeners: Value = admin.json("/listeners?format=json").await?;
+            let socket = listeners.pointer("/listener_statuses/0/local_address/socket_address");
+            Ok(socket.and_then(|socket| {
+                format!("{}:{}", socket.get("address")?.as_str()?, socket.get("port_value")?).parse().ok()
+            }))
+        })
+        .await
+        .with_context(|| format!("Envoy's log:\n{}", process.last_lines()))?;
         Ok(Self { process, admin, listener })
     }
 
