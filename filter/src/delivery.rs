@@ -199,7 +199,8 @@ impl Delivery {
                 self.pace.succeeded();
                 self.give_up(batch, Reason::Rejected, ledger);
             }
-            Verdict::Unavailable { retry_after_nano } => {
+            Verdict::Unavailable { retry_after_nano, is_refusal } => {
+                batch.is_ambiguous |= !is_refusal;
                 self.try_later(batch, sent_at_unix_nano, now_unix_nano, retry_after_nano, ledger);
             }
             Verdict::Unanswered => {

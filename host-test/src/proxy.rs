@@ -108,7 +108,7 @@ impl Proxy {
     }
 
     /// Keeps a worker's thread from running for that long, as another plugin may that blocks: what falls due for it
-    /// happens late, while all others go on.
+    /// happens late, while all others go on. Whatever would have to run on it now is an error.
     pub fn stall(&mut self, worker: usize, duration: Duration) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let until = self.world.now_unix_nanos.saturating_add(nanos);
@@ -123,6 +123,7 @@ impl Proxy {
     /// # Errors
     /// When the plugin traps or refuses the configuration; in the latter case the old one stays in use.
     pub fn reconfigure(&mut self, configuration: Value) -> Result<()> {
+        (0..self.vms.len()).try_for_each(|index| self.check_runs(role_of(index)))?;
         let old = std::mem::replace(&mut self.plugin, Rc::new(Plugin::new(configuration.to_string())));
         if let Err(refused) = self.try_in_canary() {
             self.plugin = old;
@@ -273,6 +274,13 @@ impl Proxy {
         self.world.now_unix_nanos
     }
 
+    /// Whether a worker's thread does not run at the moment.
+    #[must_use]
+    pub fn is_stalled(&self, worker: usize) -> bool {
+        let vm = self.vms.get(worker.saturating_add(1));
+        vm.is_some_and(|vm| self.world.now_unix_nanos < vm.stalled_until_unix_nanos)
+    }
+
     /// How often a machine that had trapped was, or was not, replaced.
     #[must_use]
     pub fn vm_reloads(&self) -> VmReloads {
@@ -346,7 +354,17 @@ impl Proxy {
         }
     }
 
+    pub(crate) fn check_runs(&self, role: VmRole) -> Result<()> {
+        match role {
+            VmRole::Worker(worker) if self.is_stalled(worker) => bail!("worker {worker} is stalled"),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn answer_call(&mut self, number: u64, answer: Answer) -> Result<Call> {
+        if let Some(call) = self.world.clusters.pending.iter().find(|call| call.number == number) {
+            self.check_runs(call.vm)?;
+        }
         let call =
             self.world.clusters.take(number).ok_or_else(|| format_err!("call {number} is not under way"))?;
         if let Some(vm) = self.vms.iter_mut().find(|vm| vm.number() == call.sender.machine) {

@@ -269,12 +269,20 @@ fn waiting_metrics_are_taken_back_unless_they_were_sent() {
 
 #[test]
 fn a_refused_delta_is_handed_back_but_one_that_may_have_been_taken_is_lost() {
-    for (status, handed_back) in [(Some(400), 1), (Some(503), 1), (None, 0)] {
+    let cases: [(_, &[u8], _); 6] = [
+        (Some(400), b"", 1),
+        (Some(429), b"", 1),
+        (Some(503), b"9", 1),
+        (Some(503), b"", 0),
+        (Some(504), b"", 0),
+        (None, b"", 0),
+    ];
+    for (status, retry_after, handed_back) in cases {
         let mut fixture = Fixture::new(1, WhenFull::DropOldest);
         fixture.offer(delta(), 10, 1);
         fixture.send(1);
         fixture.now += 61 * SECOND;
-        fixture.answer(1, status);
+        fixture.answer_with(1, status, retry_after, b"");
         assert_eq!(fixture.delivery.take_handed_back().len(), handed_back, "{status:?}");
         let lost = fixture.counts(&[Stat::PointsDropped(Reason::Expired)]);
         assert_eq!(lost, [1 - handed_back as i64], "{status:?}");

@@ -30,6 +30,9 @@ pub enum Verdict {
     Unavailable {
         /// How long the receiver wants to be left alone, in nanoseconds.
         retry_after_nano: Option<u64>,
+        /// Whether the receiver itself said so. A proxy says 502, 503 and 504 too, of calls that it could not finish: those
+        /// may have been taken all the same.
+        is_refusal: bool,
     },
     /// Nobody answered: it may have been taken all the same.
     Unanswered,
@@ -41,7 +44,10 @@ impl Answer<'_> {
         match self.status {
             Some(200..=299) => Verdict::Accepted { rejected: rejected_items(self.body) },
             Some(429 | 502 | 503 | 504) => {
-                Verdict::Unavailable { retry_after_nano: retry_after_nano(self.retry_after, now_unix_nano) }
+                let retry_after_nano = retry_after_nano(self.retry_after, now_unix_nano);
+                // No proxy throttles, and none asks for a pause.
+                let is_refusal = self.status == Some(429) || retry_after_nano.is_some();
+                Verdict::Unavailable { retry_after_nano, is_refusal }
             }
             Some(_) => Verdict::Rejected,
             None => Verdict::Unanswered,
@@ -97,7 +103,8 @@ mod tests {
         for status in 100..600u16 {
             let expected = match status {
                 200..=299 => Verdict::Accepted { rejected: 0 },
-                429 | 502 | 503 | 504 => Verdict::Unavailable { retry_after_nano: None },
+                429 => Verdict::Unavailable { retry_after_nano: None, is_refusal: true },
+                502 | 503 | 504 => Verdict::Unavailable { retry_after_nano: None, is_refusal: false },
                 _ => Verdict::Rejected,
             };
             assert_eq!(verdict(Some(status), b""), expected, "{status}");

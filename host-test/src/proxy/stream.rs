@@ -8,7 +8,7 @@ use super::{Mode, Proxy};
 use crate::request::{Reached, Request};
 use crate::stream_info::{Headers, StreamInfo};
 use crate::vm::{Phase, Vm};
-use crate::world::World;
+use crate::world::{VmRole, World};
 
 impl Proxy {
     /// Has a worker end a request, as the mode demands.
@@ -25,6 +25,7 @@ impl Proxy {
         if worker.saturating_add(1) >= self.vms.len() {
             bail!("there is no worker {worker}");
         }
+        self.check_runs(VmRole::Worker(worker))?;
         if (self.mode, reached) == (Mode::HttpFilter, Reached::Nothing) {
             return Ok(());
         }

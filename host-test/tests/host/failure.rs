@@ -200,3 +200,23 @@ fn a_frozen_process_does_late_what_fell_due() {
     // One that was late, and then two in time.
     assert_eq!(proxy.log_lines().len(), 3);
 }
+
+#[test]
+fn a_stalled_worker_does_late_what_fell_due_and_the_others_do_not() {
+    let probe = Probe::default()
+        .call("proxy_on_configure", "proxy_set_tick_period_milliseconds", &[Arg::Int(100)])
+        .logging("proxy_on_tick")
+        .logging(LOG);
+    let mut proxy = Proxy::load(&probe.compile()).workers(2).start().unwrap();
+    proxy.stall(1, Duration::from_millis(250));
+    let error = proxy.request(get("/")).on_worker(1).respond(200).unwrap_err().to_string();
+    assert!(error.contains("worker 1 is stalled") && proxy.reconfigure(json!({})).is_err(), "{error}");
+    let ticks = |proxy: &Proxy, worker| {
+        proxy.log_lines().iter().filter(|line| line.vm == VmRole::Worker(worker)).count()
+    };
+    proxy.advance(Duration::from_millis(249)).unwrap();
+    assert_eq!((ticks(&proxy, 0), ticks(&proxy, 1)), (2, 0));
+    proxy.advance(Duration::from_millis(1)).unwrap();
+    assert_eq!((ticks(&proxy, 0), ticks(&proxy, 1), proxy.is_stalled(1)), (2, 1, false));
+    proxy.request(get("/")).on_worker(1).respond(200).unwrap();
+}

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use offpath_host_test::{Answer, Call, FailurePolicy, LogLevel, Proxy, get};
+use offpath_host_test::{Answer, Call, FailurePolicy, LogLevel, Proxy, VmRole, get};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use proptest::prelude::*;
@@ -135,6 +135,14 @@ impl World {
     }
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        let needs = match &step {
+            Step::Request(worker, ..) | Step::Trap(worker) => *worker..worker + 1,
+            Step::Reconfigure => 0..WORKERS,
+            _ => 0..0,
+        };
+        if needs.into_iter().any(|worker| self.proxy.is_stalled(worker)) {
+            return Ok(());
+        }
         match step {
             Step::Request(worker, len, status) => self.request(worker, len, status),
             Step::Trap(worker) => {
@@ -149,7 +157,11 @@ impl World {
             Step::Stall(worker, ms) => self.proxy.stall(worker, millis(ms)),
             Step::Answer(nth, reply) => {
                 let pending = self.proxy.cluster("otlp").pending();
-                if let Some(call) = pending.get(nth) {
+                let awake = |call: &&Call| {
+                    !(0..WORKERS)
+                        .any(|worker| call.vm == VmRole::Worker(worker) && self.proxy.is_stalled(worker))
+                };
+                if let Some(call) = pending.iter().filter(awake).nth(nth) {
                     self.answer(call, &reply)?;
                 }
             }
@@ -267,6 +279,7 @@ impl World {
     /// Everything works from now on: in the end nothing is pending, and what did not arrive was counted.
     fn recover(&mut self) -> Result<(), TestCaseError> {
         self.step(Step::Cluster(Health::There))?;
+        (0..WORKERS).for_each(|worker| self.proxy.stall(worker, millis(0)));
         for _ in 0..300 {
             self.step(Step::Advance(500))?;
             while !self.proxy.cluster("otlp").pending().is_empty() {

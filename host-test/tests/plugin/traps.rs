@@ -206,6 +206,8 @@ fn a_worker_that_stalls_is_lost_or_not_but_counted_once() {
             proxy.stall(0, secs(stalled));
             advance(&mut proxy, stalled - 1);
             proxy.advance(millis(999)).unwrap();
+            // It runs again, and nothing of what fell due has happened yet.
+            proxy.freeze(millis(1));
             match wakes_with {
                 "answer" => drop(proxy.cluster("otlp").answer(200).unwrap()),
                 "request" => send(&mut proxy, 0, 1),
