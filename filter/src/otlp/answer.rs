@@ -104,7 +104,7 @@ mod tests {
             let expected = match status {
                 200..=299 => Verdict::Accepted { rejected: 0 },
                 429 => Verdict::Unavailable { retry_after_nano: None, is_refusal: true },
-                502 | 503 | 504 => Verdict::Unavailable { retry_after_nano: None, is_refusal: false },
+                502..=504 => Verdict::Unavailable { retry_after_nano: None, is_refusal: false },
                 _ => Verdict::Rejected,
             };
             assert_eq!(verdict(Some(status), b""), expected, "{status}");
