@@ -71,6 +71,8 @@ pub struct Delivery {
     last_sequence: u64,
     queue: Queue,
     in_flight: Vec<Call>,
+    /// Tokens of calls under way whose batches were forgotten: they still are calls under way.
+    forgotten: Vec<u32>,
     pace: Pace,
     spillway: Spillway,
     spilled: Vec<String>,
@@ -94,6 +96,7 @@ impl Delivery {
             last_sequence: 0,
             queue: Queue::new(config.queue.max_bytes),
             in_flight: Vec::new(),
+            forgotten: Vec::new(),
             pace: Pace::new(&config.retry, config.collector.max_in_flight, seed),
             spillway: Spillway::default(),
             spilled: Vec::new(),
@@ -148,7 +151,7 @@ impl Delivery {
     /// The batch to send now, if there is one and another call may be made. It counts for the queue's bytes until it
     /// comes back by [`Delivery::dispatched`] or [`Delivery::refused`].
     pub fn take_next(&mut self, now_unix_nano: u64, ledger: &mut Ledger) -> Option<SealedBatch> {
-        while self.pace.allows(self.in_flight.len(), now_unix_nano) {
+        while self.pace.allows(self.in_flight.len() + self.forgotten.len(), now_unix_nano) {
             let mut batch = self.queue.pop()?;
             if self.is_too_old(&batch, now_unix_nano) {
                 self.give_up(batch, Reason::Expired, ledger);
@@ -187,6 +190,7 @@ impl Delivery {
         now_unix_nano: u64,
         ledger: &mut Ledger,
     ) -> Option<u64> {
+        self.forgotten.retain(|forgotten| *forgotten != token);
         let at = self.in_flight.iter().position(|call| call.token == token)?;
         let Call { mut batch, sent_at_unix_nano, .. } = self.in_flight.swap_remove(at);
         match answer.verdict(now_unix_nano) {
@@ -227,6 +231,7 @@ impl Delivery {
 
     /// Throws away all that waits or is under way, uncounted.
     pub fn forget(&mut self) {
+        self.forgotten.extend(self.in_flight.iter().map(|call| call.token));
         self.take_everything();
     }
 

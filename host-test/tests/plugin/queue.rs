@@ -232,31 +232,39 @@ fn a_delta_that_was_refused_is_merged_into_the_next_interval() {
     }
 }
 
-#[test]
-fn a_delta_that_was_not_taken_in_time_is_told_with_the_next() {
+/// Serves `answer` until a delta has expired, then takes the next one: how many requests that one counted of four.
+fn told_after(answer: Answer) -> (u64, Vec<(String, u64)>) {
     let mut proxy = deltas();
-    proxy.cluster("otlp").serve(503, millis(1));
+    proxy.cluster("otlp").serve(answer, millis(1));
     interval(&mut proxy);
     proxy.advance(secs(5)).unwrap();
     assert_eq!(proxy.gauge("offpath_queue_bytes"), 0, "expired");
     proxy.cluster("otlp").stop_serving();
     interval(&mut proxy);
     let told = proxy.cluster("otlp").answer_all(200).unwrap();
-    assert_eq!(points(&told, DURATION).iter().map(|point| point.count).sum::<u64>(), 4);
-    assert_eq!(points_dropped(&proxy), []);
+    (points(&told, DURATION).iter().map(|point| point.count).sum(), points_dropped(&proxy))
+}
+
+#[test]
+fn a_delta_that_the_collector_put_off_for_too_long_is_told_with_the_next() {
+    for answer in [Answer::status(429), Answer::status(503).header("retry-after", "1")] {
+        assert_eq!(told_after(answer.clone()), (4, Vec::new()), "{answer:?}");
+    }
 }
 
 #[test]
 fn a_delta_that_may_have_been_taken_is_not_told_twice() {
-    let mut proxy = deltas();
-    proxy.cluster("otlp").serve(Answer::Reset, millis(1));
-    interval(&mut proxy);
-    proxy.advance(secs(5)).unwrap();
-    proxy.cluster("otlp").stop_serving();
-    interval(&mut proxy);
-    let told = proxy.cluster("otlp").answer_all(200).unwrap();
-    assert_eq!(points(&told, DURATION).iter().map(|point| point.count).sum::<u64>(), 2);
-    assert_eq!(points_dropped(&proxy), [("expired".to_owned(), 2)]);
+    let answers = [
+        Answer::Reset,
+        Answer::timeout(),
+        Answer::connection_refused(),
+        Answer::status(502),
+        Answer::status(503),
+        Answer::status(504),
+    ];
+    for answer in answers {
+        assert_eq!(told_after(answer.clone()), (2, vec![("expired".to_owned(), 2)]), "{answer:?}");
+    }
 }
 
 #[test]
