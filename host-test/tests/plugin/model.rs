@@ -329,7 +329,8 @@ fn configuration(when_full: &str, number: u64) -> Value {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 300,
+        // The native model (filter/src/pipeline/model_tests.rs) has the many cases; these show that the shell keeps them.
+        cases: 40,
         max_shrink_iters: 2000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
             concat!(env!("CARGO_MANIFEST_DIR"), "/tests/plugin/model.regressions"),
