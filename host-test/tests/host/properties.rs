@@ -25,6 +25,24 @@ fn refused(status: Status) -> Outcome {
 }
 
 #[test]
+fn a_total_size_is_the_body_and_the_names_and_values_of_all_headers() {
+    // :authority shop.example, :path /, :method GET, :scheme http, a b; and :status 404, c d, e f.
+    let request =
+        || get("/").header("a", "b").response_header("c", "d").response_trailer("e", "f").bytes(7, 9);
+    let (sent, answered) = (22 + 6 + 10 + 11 + 2, 10 + 2);
+    let cases = [
+        ("request\0headers_bytes", sent),
+        ("request\0total_size", sent + 7),
+        ("response\0headers_bytes", answered),
+        ("response\0total_size", answered + 2 + 9),
+    ];
+    for (path, size) in cases {
+        assert_eq!(read(path, request()), ok(i64::from(size).to_le_bytes()), "{path:?}");
+    }
+    assert_eq!(read("request\0total_size", Request::malformed()), ok(0_i64.to_le_bytes()));
+}
+
+#[test]
 fn attributes_have_envoys_encodings() {
     let request = || {
         get("/cart/1?q=a%20b&r=\u{e9}#end")
