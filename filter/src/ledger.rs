@@ -168,15 +168,21 @@ impl Ledger {
         self.change(Stat::RecordsPending, -signed(records));
     }
 
-    /// What is pending was counted by somebody else: it is nobody's any more, and nothing is told.
-    pub fn forget_pending(&mut self) {
+    /// Everything that was told as pending has been counted as lost by somebody else. What was captured since then is
+    /// lost with it; ends that were not told yet are not told at all, for their records have had another one.
+    pub fn lost(&mut self) {
+        let captured_since = self.untold(Stat::RecordsCaptured) - self.untold(Stat::RecordsSampledOut);
+        let dropped = Reason::ALL.map(Stat::RecordsDropped);
+        for end in dropped.into_iter().chain([Stat::RecordsDelivered]) {
+            self.change(end, -self.untold(end));
+        }
         for gauge in [Stat::RecordsPending, Stat::QueueBytes] {
-            let pending = self.get(gauge);
-            self.change(gauge, -pending);
+            self.change(gauge, -self.get(gauge));
             if let Some(untold) = self.untold.get_mut(gauge.index()) {
-                *untold = untold.saturating_add(pending);
+                *untold = 0;
             }
         }
+        self.change(Stat::RecordsDropped(Reason::VmLost), captured_since);
     }
 
     /// Adds to a counter, or to what a gauge tells.
@@ -207,6 +213,10 @@ impl Ledger {
         }
     }
 
+    fn untold(&self, stat: Stat) -> i64 {
+        self.untold.get(stat.index()).copied().unwrap_or(0)
+    }
+
     fn change(&mut self, stat: Stat, change: i64) {
         let index = stat.index();
         if let (Some(total), Some(untold)) = (self.totals.get_mut(index), self.untold.get_mut(index)) {
@@ -235,6 +245,28 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), STATS);
+    }
+
+    #[test]
+    fn what_somebody_else_has_counted_as_lost_is_counted_once() {
+        let mut ledger = Ledger::default();
+        (0..10).for_each(|_| ledger.captured());
+        ledger.set(Stat::QueueBytes, 99);
+        ledger.take_changes(|_, _| {});
+        // A stall: the ten are counted as lost by another worker before any of this could be told.
+        (0..3).for_each(|_| ledger.captured());
+        ledger.delivered(5);
+        ledger.dropped(Reason::Oversized, 1);
+        ledger.set(Stat::QueueBytes, 7);
+        ledger.lost();
+        let mut told = Vec::new();
+        ledger.take_changes(|stat, change| told.push((stat, change)));
+        assert_eq!(
+            told,
+            [(Stat::RecordsCaptured, 3), (Stat::RecordsDropped(Reason::VmLost), 3)],
+            "the other worker took ten off `pending`"
+        );
+        assert_eq!((ledger.get(Stat::RecordsPending), ledger.get(Stat::QueueBytes)), (0, 0));
     }
 
     #[test]

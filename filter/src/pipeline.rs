@@ -171,7 +171,7 @@ impl Pipeline {
     pub fn forget(&mut self) {
         self.batcher.seal();
         self.delivery.forget();
-        self.ledger.forget_pending();
+        self.ledger.lost();
     }
 
     /// Names this instance.

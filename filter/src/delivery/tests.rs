@@ -322,7 +322,7 @@ fn what_is_forgotten_takes_no_room_any_more() {
     fixture.logs(40, 1);
     fixture.send(1);
     fixture.delivery.forget();
-    fixture.ledger.forget_pending();
+    fixture.ledger.lost();
     fixture.logs(100, 1);
     assert_eq!(fixture.send(2), None, "the call itself is still under way");
     assert_eq!(fixture.answer(1, 200), None, "a late answer means nothing");

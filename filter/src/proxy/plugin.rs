@@ -123,12 +123,16 @@ impl Plugin {
     /// What every hook begins with: the time, and whether what is held is still ours to tell of.
     fn enter(&mut self) -> u64 {
         let now = host::now_unix_nano();
-        if !self.lease.round(now, &self.statistics) {
+        self.keep_lease(now);
+        now
+    }
+
+    fn keep_lease(&mut self, now_unix_nano: u64) {
+        if !self.lease.round(now_unix_nano, &self.statistics) {
             warn!("taken for lost by another worker: what was held is counted as lost");
             self.lease.forget();
             self.pipeline.forget();
         }
-        now
     }
 
     /// All values in one call, or else one by one.
@@ -148,6 +152,8 @@ impl Plugin {
 
     /// Tells the proxy what has changed: its log the records that found no room, then its statistics.
     fn tell(&mut self) {
+        // The hook itself may have stalled for so long that others took its machine for lost.
+        self.keep_lease(host::now_unix_nano());
         for line in self.pipeline.take_spilled() {
             warn!("{line}");
         }
