@@ -15,7 +15,7 @@ use crate::config::{Config, WhenFull};
 use crate::ledger::{Ledger, Reason, Stat};
 use crate::measure::DeltaPoints;
 use crate::otlp::answer::{Answer, Verdict};
-use pace::Pace;
+use pace::{Episode, Pace};
 use queue::Queue;
 use spill::Spillway;
 
@@ -52,14 +52,16 @@ pub struct SealedBatch {
     pub body: Vec<u8>,
     /// How many records or data points are in it.
     pub items: u64,
-    first_sent_unix_nano: Option<u64>,
+    first_tried_unix_nano: Option<u64>,
+    /// Whether the proxy has taken a call with it.
+    was_sent: bool,
     /// Whether a try may have been taken without our hearing of it.
     is_ambiguous: bool,
 }
 
 impl SealedBatch {
-    fn was_sent(&self) -> bool {
-        self.first_sent_unix_nano.is_some()
+    fn was_tried(&self) -> bool {
+        self.first_tried_unix_nano.is_some()
     }
 }
 
@@ -85,6 +87,7 @@ struct Call {
     token: u32,
     batch: SealedBatch,
     sent_at_unix_nano: u64,
+    made_in: Episode,
 }
 
 impl Delivery {
@@ -117,9 +120,17 @@ impl Delivery {
     ) {
         let is_logs = matches!(signal, Signal::Logs);
         let sequence = is_logs.then(|| self.next_sequence());
-        let batch =
-            SealedBatch { sequence, signal, body, items, first_sent_unix_nano: None, is_ambiguous: false };
-        if is_logs && self.when_full == WhenFull::DropOldest {
+        let batch = SealedBatch {
+            sequence,
+            signal,
+            body,
+            items,
+            first_tried_unix_nano: None,
+            was_sent: false,
+            is_ambiguous: false,
+        };
+        let may_evict = is_logs && self.when_full == WhenFull::DropOldest;
+        if may_evict && self.queue.can_make_room(batch.body.len()) {
             while !self.queue.has_room(batch.body.len()) {
                 let Some(oldest) = self.queue.pop() else { break };
                 self.give_up(oldest, Reason::QueueFull, ledger);
@@ -135,11 +146,12 @@ impl Delivery {
         }
     }
 
-    /// Takes back the waiting data points that the next export tells, which is no loss. Not those that were sent once:
+    /// Takes back the waiting data points that the next export tells, which is no loss. Not those that were tried once:
     /// they may have been taken, and their number in the sequence would look lost.
     pub fn take_back_metrics(&mut self, ledger: &mut Ledger) {
-        let unsent_metrics = |batch: &SealedBatch| !matches!(batch.signal, Signal::Logs) && !batch.was_sent();
-        for batch in self.queue.take_all(unsent_metrics) {
+        let untried_metrics =
+            |batch: &SealedBatch| !matches!(batch.signal, Signal::Logs) && !batch.was_tried();
+        for batch in self.queue.take_all(untried_metrics) {
             self.queue.release(&batch);
             if let Signal::DeltaMetrics(points) = batch.signal {
                 self.handed_back.push(points);
@@ -151,16 +163,17 @@ impl Delivery {
     /// The batch to send now, if there is one and another call may be made. It counts for the queue's bytes until it
     /// comes back by [`Delivery::dispatched`] or [`Delivery::refused`].
     pub fn take_next(&mut self, now_unix_nano: u64, ledger: &mut Ledger) -> Option<SealedBatch> {
-        while self.pace.allows(self.in_flight.len() + self.forgotten.len(), now_unix_nano) {
-            let mut batch = self.queue.pop()?;
-            if self.is_too_old(&batch, now_unix_nano) {
-                self.give_up(batch, Reason::Expired, ledger);
-                continue;
-            }
-            batch.sequence = batch.sequence.or_else(|| Some(self.next_sequence()));
-            return Some(batch);
+        // Before asking whether a call may be made: a batch grows old during a long pause as well.
+        while self.queue.next().is_some_and(|batch| self.is_too_old(batch, now_unix_nano)) {
+            let Some(batch) = self.queue.pop() else { break };
+            self.give_up(batch, Reason::Expired, ledger);
         }
-        None
+        if !self.pace.allows(self.in_flight.len() + self.forgotten.len(), now_unix_nano) {
+            return None;
+        }
+        let mut batch = self.queue.pop()?;
+        batch.sequence = batch.sequence.or_else(|| Some(self.next_sequence()));
+        Some(batch)
     }
 
     /// The proxy has taken the call: its answer will name `token`.
@@ -171,15 +184,17 @@ impl Delivery {
         now_unix_nano: u64,
         ledger: &mut Ledger,
     ) {
-        ledger.add(if batch.was_sent() { Stat::BatchesRetried } else { Stat::BatchesSent }, 1);
-        batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
-        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano });
+        let was_sent = std::mem::replace(&mut batch.was_sent, true);
+        ledger.add(if was_sent { Stat::BatchesRetried } else { Stat::BatchesSent }, 1);
+        batch.first_tried_unix_nano.get_or_insert(now_unix_nano);
+        let made_in = self.pace.episode();
+        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano, made_in });
     }
 
     /// The proxy has not taken the call: no such cluster, or nobody in it.
     pub fn refused(&mut self, mut batch: SealedBatch, now_unix_nano: u64, ledger: &mut Ledger) {
-        batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
-        self.try_later(batch, now_unix_nano, now_unix_nano, None, ledger);
+        batch.first_tried_unix_nano.get_or_insert(now_unix_nano);
+        self.try_later(batch, self.pace.episode(), now_unix_nano, None, ledger);
     }
 
     /// The answer to a call. Returns how long the call took, in nanoseconds; `None` for a token that is not under way.
@@ -192,31 +207,31 @@ impl Delivery {
     ) -> Option<u64> {
         self.forgotten.retain(|forgotten| *forgotten != token);
         let at = self.in_flight.iter().position(|call| call.token == token)?;
-        let Call { mut batch, sent_at_unix_nano, .. } = self.in_flight.swap_remove(at);
+        let Call { mut batch, sent_at_unix_nano, made_in, .. } = self.in_flight.swap_remove(at);
         match answer.verdict(now_unix_nano) {
             Verdict::Accepted { rejected } => {
-                self.pace.succeeded();
+                self.pace.succeeded(made_in);
                 self.queue.release(&batch);
                 count_accepted(&batch, rejected.min(batch.items), ledger);
             }
             Verdict::Rejected => {
-                self.pace.succeeded();
+                self.pace.succeeded(made_in);
                 self.give_up(batch, Reason::Rejected, ledger);
             }
             Verdict::Unavailable { retry_after_nano, is_refusal } => {
                 batch.is_ambiguous |= !is_refusal;
-                self.try_later(batch, sent_at_unix_nano, now_unix_nano, retry_after_nano, ledger);
+                self.try_later(batch, made_in, now_unix_nano, retry_after_nano, ledger);
             }
             Verdict::Unanswered => {
                 batch.is_ambiguous = true;
-                self.try_later(batch, sent_at_unix_nano, now_unix_nano, None, ledger);
+                self.try_later(batch, made_in, now_unix_nano, None, ledger);
             }
         }
         ledger.set(Stat::QueueBytes, self.queue.bytes());
         Some(now_unix_nano.saturating_sub(sent_at_unix_nano))
     }
 
-    /// From now on everything that waits ages, tried or not: the drain has an end.
+    /// From now on everything that waits while the collector fails ages, tried or not: the drain has an end.
     pub fn begin_drain(&mut self, now_unix_nano: u64) {
         self.draining_since_unix_nano.get_or_insert(now_unix_nano);
     }
@@ -229,10 +244,19 @@ impl Delivery {
         ledger.set(Stat::QueueBytes, self.queue.bytes());
     }
 
-    /// Throws away all that waits or is under way, uncounted.
-    pub fn forget(&mut self) {
-        self.forgotten.extend(self.in_flight.iter().map(|call| call.token));
-        self.take_everything();
+    /// Throws away all records that wait or are under way, uncounted: somebody else has counted them. Data points nobody
+    /// else has: those that can be told later are handed back, the others counted.
+    pub fn forget(&mut self, ledger: &mut Ledger) {
+        let under_way = self.in_flight.iter_mut().map(|call| {
+            call.batch.is_ambiguous = true;
+            call.token
+        });
+        self.forgotten.extend(under_way);
+        for batch in self.take_everything() {
+            if let Signal::DeltaMetrics(_) = batch.signal {
+                self.count_lost(batch, Reason::VmLost, ledger);
+            }
+        }
     }
 
     /// Data points that were not delivered and can be told with the next export.
@@ -253,12 +277,12 @@ impl Delivery {
     fn try_later(
         &mut self,
         batch: SealedBatch,
-        sent_at_unix_nano: u64,
+        made_in: Episode,
         now_unix_nano: u64,
         asked_nano: Option<u64>,
         ledger: &mut Ledger,
     ) {
-        let not_before = self.pace.failed(sent_at_unix_nano, now_unix_nano, asked_nano);
+        let not_before = self.pace.failed(made_in, now_unix_nano, asked_nano);
         // A try that would come too late need not be waited for.
         if self.is_too_old(&batch, not_before) {
             self.give_up(batch, Reason::Expired, ledger);
@@ -268,7 +292,8 @@ impl Delivery {
     }
 
     fn is_too_old(&self, batch: &SealedBatch, now_unix_nano: u64) -> bool {
-        let since = batch.first_sent_unix_nano.or(self.draining_since_unix_nano);
+        let draining_since = self.draining_since_unix_nano.filter(|_| self.pace.is_failing());
+        let since = batch.first_tried_unix_nano.or(draining_since);
         since.is_some_and(|since| now_unix_nano.saturating_sub(since) > self.max_elapsed_nano)
     }
 

@@ -167,10 +167,11 @@ impl Pipeline {
         self.delivery.abandon(&mut self.ledger);
     }
 
-    /// Throws away all that is held, uncounted: another machine has counted it, taking this one for lost.
+    /// Throws away all records that are held, uncounted: another machine has counted them, taking this one for lost.
     pub fn forget(&mut self) {
         self.batcher.seal();
-        self.delivery.forget();
+        self.delivery.forget(&mut self.ledger);
+        self.absorb_handed_back();
         self.ledger.lost();
     }
 

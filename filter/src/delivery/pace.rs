@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use crate::config::Retry;
 
+/// The longest pause that a collector can ask for, in nanoseconds: an hour, as long as any batch is tried.
+const MAX_ASKED_NANO: u64 = 3_600_000_000_000;
+
 /// The collector's health, as seen from here.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -17,8 +20,14 @@ pub(super) struct Pace {
     /// How many calls may be under way.
     window: usize,
     failing: Option<Failing>,
+    /// Grows with each failure that says something new.
+    episode: u64,
     random: fastrand::Rng,
 }
+
+/// When a call was made: before or after which failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Episode(u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
@@ -36,6 +45,7 @@ impl Pace {
             max_in_flight,
             window: max_in_flight,
             failing: None,
+            episode: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -52,28 +62,41 @@ impl Pace {
         }
     }
 
-    /// The collector has answered, whatever it said of the batch.
-    pub(super) fn succeeded(&mut self) {
+    /// To be remembered with each call.
+    pub(super) fn episode(&self) -> Episode {
+        Episode(self.episode)
+    }
+
+    /// Whether the last call that says something has failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    /// The collector has answered a call of `made_in`, whatever it said of the batch.
+    pub(super) fn succeeded(&mut self, made_in: Episode) {
+        if self.is_old_news(made_in) {
+            return;
+        }
         let recovering = self.failing.take().is_some();
         self.window = if recovering { 1 } else { (self.window + 1).min(self.max_in_flight) };
     }
 
-    /// A call made at `sent_at_unix_nano` has failed; returns the time before which there will be no other.
-    pub(super) fn failed(
-        &mut self,
-        sent_at_unix_nano: u64,
-        now_unix_nano: u64,
-        asked_nano: Option<u64>,
-    ) -> u64 {
-        let asked = asked_nano.map(|asked| now_unix_nano.saturating_add(asked));
+    /// A call of `made_in` has failed, and the collector has asked for a pause or not; returns the time before which there
+    /// will be no other.
+    pub(super) fn failed(&mut self, made_in: Episode, now_unix_nano: u64, asked_nano: Option<u64>) -> u64 {
+        // A pause of nothing, or until a time that is over, would have us ask as fast as it can refuse.
+        let asked = asked_nano
+            .filter(|&asked| asked > 0)
+            .map(|asked| now_unix_nano.saturating_add(asked.min(MAX_ASKED_NANO)));
         let failing = match self.failing {
-            // Calls that were under way when the failing began say nothing new, but for what they were told.
-            Some(failing) if sent_at_unix_nano < failing.since_unix_nano => Failing {
+            // All that an older call can add is the pause that it was told.
+            Some(failing) if self.is_old_news(made_in) => Failing {
                 not_before_unix_nano: failing.not_before_unix_nano.max(asked.unwrap_or(0)),
                 ..failing
             },
             before => {
                 let failures = before.map_or(0, |failing| failing.failures).saturating_add(1);
+                self.episode += 1;
                 Failing {
                     failures,
                     since_unix_nano: now_unix_nano,
@@ -84,6 +107,11 @@ impl Pace {
         };
         self.failing = Some(failing);
         failing.not_before_unix_nano
+    }
+
+    /// Whether a call was under way already when the failing began.
+    fn is_old_news(&self, made_in: Episode) -> bool {
+        self.is_failing() && made_in.0 < self.episode
     }
 
     fn backoff_nano(&mut self, failures: u32) -> u64 {
@@ -129,7 +157,7 @@ mod tests {
     fn while_failing_there_is_one_probe_at_a_time() {
         let mut pace = pace(4);
         assert!(pace.allows(3, 0) && !pace.allows(4, 0));
-        let not_before = pace.failed(0, 5 * MS, None);
+        let not_before = pace.failed(pace.episode(), 5 * MS, None);
         assert!(!pace.allows(0, not_before - 1) || not_before == 5 * MS);
         assert!(pace.allows(0, not_before));
         assert!(!pace.allows(1, not_before), "another one is under way");
@@ -138,9 +166,9 @@ mod tests {
     #[test]
     fn recovery_grows_by_one_call_with_each_success() {
         let mut pace = pace(3);
-        pace.failed(0, 0, None);
+        pace.failed(pace.episode(), 0, None);
         for window in [1, 2, 3, 3] {
-            pace.succeeded();
+            pace.succeeded(pace.episode());
             assert!(pace.allows(window - 1, 0) && !pace.allows(window, 0), "window {window}");
         }
     }
@@ -148,26 +176,50 @@ mod tests {
     #[test]
     fn the_pause_that_was_asked_for_wins() {
         let mut pace = pace(2);
-        assert_eq!(pace.failed(0, 10 * MS, Some(5000 * MS)), 5010 * MS);
-        // A probe later is told to come earlier than any backoff.
-        assert_eq!(pace.failed(5010 * MS, 5020 * MS, Some(0)), 5020 * MS);
+        assert_eq!(pace.failed(pace.episode(), 10 * MS, Some(5000 * MS)), 5010 * MS);
+        // A probe later is told to come earlier than most backoffs.
+        assert_eq!(pace.failed(pace.episode(), 5020 * MS, Some(MS)), 5021 * MS);
+        let hour = Duration::from_secs(3600).as_nanos() as u64;
+        assert_eq!(pace.failed(pace.episode(), 0, Some(u64::MAX)), hour, "nobody is left alone for ever");
+    }
+
+    #[test]
+    fn a_pause_of_nothing_is_no_leave_to_hammer() {
+        let mut pace = pace(1);
+        let pauses: u64 = (0..100).map(|_| pace.failed(pace.episode(), 0, Some(0))).sum();
+        assert!(pauses > 100 * 100 * MS, "{pauses} ns in a hundred failures");
+    }
+
+    #[test]
+    fn a_success_of_a_call_from_before_the_failing_does_not_end_the_pause() {
+        let mut pace = pace(2);
+        let older = pace.episode();
+        pace.failed(older, 0, Some(30_000 * MS));
+        pace.succeeded(older);
+        assert!(!pace.allows(0, 29_999 * MS));
+        pace.succeeded(pace.episode());
+        assert!(pace.allows(0, 0), "but a probe's does");
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_stall_delivery() {
         let mut pace = pace(1);
-        pace.failed(0, 5000 * MS, Some(1000 * MS));
+        pace.failed(pace.episode(), 5000 * MS, Some(1000 * MS));
         assert!(!pace.allows(0, 5000 * MS) && pace.allows(0, 4999 * MS));
     }
 
     #[test]
     fn calls_from_before_the_failing_do_not_lengthen_it() {
         let mut pace = pace(2);
-        let not_before = pace.failed(0, 10 * MS, None);
-        assert_eq!(pace.failed(1, 10 * MS, None), not_before.max(10 * MS));
+        let older = pace.episode();
+        let not_before = pace.failed(older, 10 * MS, None);
+        assert_eq!(pace.failed(older, 20 * MS, None), not_before);
         assert_eq!(pace.failing.unwrap().failures, 1);
-        pace.failed(not_before, not_before, None);
+        pace.failed(pace.episode(), not_before, None);
         assert_eq!(pace.failing.unwrap().failures, 2);
-        assert!(pace.failed(1, not_before, Some(9000 * MS)) >= 9000 * MS, "but what they are told counts");
+        assert!(
+            pace.failed(older, not_before, Some(9000 * MS)) >= 9000 * MS,
+            "but what they are told counts"
+        );
     }
 }

@@ -22,10 +22,21 @@ impl Queue {
         len <= self.max_bytes.saturating_sub(self.bytes)
     }
 
+    /// Whether it would fit if nothing waited: what is under way stays.
+    pub(super) fn can_make_room(&self, len: usize) -> bool {
+        let waiting: usize = self.waiting.iter().map(|batch| batch.body.len()).sum();
+        len <= self.max_bytes.saturating_sub(self.bytes.saturating_sub(waiting))
+    }
+
     /// Appends a new batch, which fits.
     pub(super) fn push(&mut self, batch: SealedBatch) {
         self.bytes += batch.body.len();
         self.waiting.push_back(batch);
+    }
+
+    /// The batch that will be sent next.
+    pub(super) fn next(&self) -> Option<&SealedBatch> {
+        self.waiting.front()
     }
 
     /// Takes the batch that has waited longest. Its bytes count until [`Queue::release`].
@@ -33,9 +44,9 @@ impl Queue {
         self.waiting.pop_front()
     }
 
-    /// Puts a batch back that was sent and not taken: before all that were not sent yet, the oldest first.
+    /// Puts a batch back that was tried and not taken: before all that were not tried yet, the oldest first.
     pub(super) fn put_back(&mut self, batch: SealedBatch) {
-        let is_younger = |waiting: &SealedBatch| !waiting.was_sent() || waiting.sequence > batch.sequence;
+        let is_younger = |waiting: &SealedBatch| !waiting.was_tried() || waiting.sequence > batch.sequence;
         let at = self.waiting.iter().position(is_younger).unwrap_or(self.waiting.len());
         self.waiting.insert(at, batch);
     }

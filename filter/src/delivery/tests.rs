@@ -137,7 +137,7 @@ fn a_call_that_the_proxy_refuses_is_tried_again() {
     fixture.delivery.refused(batch, fixture.now, &mut fixture.ledger);
     assert_eq!(fixture.counts(&[Stat::RecordsPending, Stat::QueueBytes, Stat::BatchesSent]), [1, 10, 0]);
     assert_eq!(fixture.send_later(1), Some(1));
-    assert_eq!(fixture.counts(&[Stat::BatchesSent, Stat::BatchesRetried]), [0, 1]);
+    assert_eq!(fixture.counts(&[Stat::BatchesSent, Stat::BatchesRetried]), [1, 0]);
 }
 
 #[test]
@@ -163,9 +163,38 @@ fn a_batch_expires_when_its_next_try_would_come_too_late() {
     fixture.now += 60 * SECOND;
     fixture.send(2);
     fixture.now += 1;
-    fixture.answer_with(2, 503, b"0", b"");
+    fixture.answer(2, 503);
     assert_eq!((fixture.dropped(Reason::Expired), fixture.counts(&[Stat::RecordsPending])), (4, vec![2]));
-    assert_eq!(fixture.send(3), Some(2), "the next one's time begins with its own first try");
+    assert_eq!(fixture.send_later(3), Some(2), "the next one's time begins with its own first try");
+}
+
+#[test]
+fn a_pause_that_is_longer_than_any_try_ends_and_what_was_tried_expires_in_it() {
+    let mut fixture = Fixture::new(2, WhenFull::DropOldest);
+    (0..3).for_each(|_| fixture.logs(10, 1));
+    fixture.send(1);
+    fixture.send(2);
+    fixture.answer(1, 503);
+    fixture.answer_with(2, 503, b"99999999999", b"");
+    assert_eq!(fixture.dropped(Reason::Expired), 1, "it could only be tried too late");
+    fixture.now += 61 * SECOND;
+    assert_eq!(fixture.send(3), None);
+    assert_eq!(fixture.dropped(Reason::Expired), 2, "no longer than it may be tried");
+    fixture.now += 3600 * SECOND;
+    assert_eq!(fixture.send(3), Some(3), "what was never tried waits until the pause is over");
+}
+
+#[test]
+fn an_older_calls_success_does_not_end_a_pause_that_was_asked_for() {
+    let mut fixture = Fixture::new(2, WhenFull::DropOldest);
+    (0..3).for_each(|_| fixture.logs(10, 1));
+    fixture.send(1);
+    fixture.send(2);
+    fixture.answer_with(1, 429, b"30", b"");
+    fixture.answer(2, 200);
+    assert_eq!(fixture.send(3), None);
+    fixture.now += 30 * SECOND;
+    assert_eq!(fixture.send(3), Some(1));
 }
 
 #[test]
@@ -208,8 +237,8 @@ fn the_oldest_waiting_gives_way_and_what_is_under_way_never() {
     fixture.logs(1, 4);
     assert_eq!((fixture.dropped(Reason::QueueFull), fixture.counts(&[Stat::QueueBytes])), (2, vec![61]));
     fixture.logs(50, 8);
-    assert_eq!(fixture.dropped(Reason::QueueFull), 2 + 4 + 8);
-    assert_eq!(fixture.counts(&[Stat::RecordsPending, Stat::QueueBytes]), [1, 60]);
+    assert_eq!(fixture.dropped(Reason::QueueFull), 2 + 8, "nothing is evicted in vain");
+    assert_eq!(fixture.counts(&[Stat::RecordsPending, Stat::QueueBytes]), [5, 61]);
 }
 
 #[test]
@@ -316,12 +345,52 @@ fn a_drain_ends_although_nobody_answers() {
 }
 
 #[test]
+fn a_drain_that_nobody_answers_ends_during_the_longest_pause() {
+    let mut fixture = Fixture::new(1, WhenFull::DropOldest);
+    (0..5).for_each(|_| fixture.logs(10, 1));
+    fixture.delivery.begin_drain(fixture.now);
+    fixture.send(1);
+    fixture.answer_with(1, 503, b"1000000", b"");
+    fixture.now += 61 * SECOND;
+    assert_eq!(fixture.send(2), None);
+    assert_eq!((fixture.dropped(Reason::Expired), fixture.delivery.is_empty()), (5, true));
+}
+
+#[test]
+fn a_drain_to_a_collector_that_takes_everything_gives_nothing_up() {
+    let mut fixture = Fixture::new(1, WhenFull::DropOldest);
+    (0..5).for_each(|_| fixture.logs(10, 1));
+    fixture.delivery.begin_drain(fixture.now);
+    for token in 1..=5 {
+        fixture.now += 61 * SECOND;
+        assert_eq!(fixture.send(token), Some(u64::from(token)));
+        fixture.answer(token, 200);
+    }
+    assert_eq!(fixture.counts(&[Stat::RecordsDelivered, Stat::RecordsPending]), [5, 0]);
+}
+
+#[test]
+fn data_points_of_a_machine_that_was_taken_for_lost_are_told_later_or_counted() {
+    let mut fixture = Fixture::new(1, WhenFull::DropOldest);
+    fixture.offer(delta(), 10, 1);
+    fixture.send(1);
+    fixture.offer(delta(), 10, 1);
+    fixture.delivery.forget(&mut fixture.ledger);
+    assert_eq!(fixture.delivery.take_handed_back().len(), 1);
+    assert_eq!(
+        fixture.counts(&[Stat::PointsDropped(Reason::VmLost)]),
+        [1],
+        "the one under way may have been taken"
+    );
+}
+
+#[test]
 fn what_is_forgotten_takes_no_room_any_more() {
     let mut fixture = Fixture::new(1, WhenFull::DropNewest);
     fixture.logs(60, 1);
     fixture.logs(40, 1);
     fixture.send(1);
-    fixture.delivery.forget();
+    fixture.delivery.forget(&mut fixture.ledger);
     fixture.ledger.lost();
     fixture.logs(100, 1);
     assert_eq!(fixture.send(2), None, "the call itself is still under way");

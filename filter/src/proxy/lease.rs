@@ -1,8 +1,10 @@
 //! Keeps a root context's slot in the table of [`crate::lease`]: the table is in the proxy's shared data, each slot's
 //! holdings are two gauges among its statistics.
 
+use log::warn;
+
 use super::host::{self, Statistics};
-use crate::lease::{Owner, ROUND_NANO, Table, Watch};
+use crate::lease::{Lost, Owner, ROUND_NANO, Table, Watch};
 use crate::ledger::{Ledger, Reason, Stat};
 
 /// The key of the table, shared by all machines of one `vm_id`.
@@ -19,6 +21,7 @@ pub(super) struct Lease {
     held: Option<Slot>,
     watch: Watch,
     next_round_unix_nano: u64,
+    is_leaving: bool,
 }
 
 struct Slot {
@@ -53,6 +56,15 @@ impl Lease {
             held: None,
             watch: Watch::default(),
             next_round_unix_nano: 0,
+            is_leaving: false,
+        }
+    }
+
+    /// The root context was told to go: what it holds when it is gone was given up, not lost.
+    pub(super) fn leave(&mut self) {
+        self.is_leaving = true;
+        if self.held.is_some() {
+            change_table(|table| table.leave(self.owner));
         }
     }
 
@@ -60,7 +72,13 @@ impl Lease {
     pub(super) fn hold(&mut self, ledger: &Ledger) {
         let (records, bytes) = (ledger.get(Stat::RecordsPending), ledger.get(Stat::QueueBytes));
         if self.held.is_none() && (records != 0 || bytes != 0) {
-            let slot = change_table(|table| table.slot_of(self.owner).or_else(|| table.claim(self.owner)));
+            let slot = change_table(|table| {
+                let slot = table.slot_of(self.owner).or_else(|| table.claim(self.owner));
+                if self.is_leaving {
+                    table.leave(self.owner);
+                }
+                slot
+            });
             self.held = slot.map(|slot| Slot { gauges: Gauges::of(&self.vm_id, slot), records: 0, bytes: 0 });
         }
         if let Some(slot) = &mut self.held {
@@ -73,13 +91,15 @@ impl Lease {
     /// Changes the own beat and looks for lost owners, when it is time to. `false` when this root context was taken for
     /// lost itself, in which case all that it holds has been counted already.
     pub(super) fn round(&mut self, now_unix_nano: u64, statistics: &Statistics) -> bool {
+        // After a clock was set back, the next round is a round away at most.
+        self.next_round_unix_nano = self.next_round_unix_nano.min(now_unix_nano.saturating_add(ROUND_NANO));
         if now_unix_nano < self.next_round_unix_nano {
             return true;
         }
         self.next_round_unix_nano = now_unix_nano.saturating_add(ROUND_NANO);
         let (table, _) = read_table();
-        for slot in self.watch.look(&table, self.owner) {
-            self.count_lost(slot, table.owner(slot), statistics);
+        for lost in self.watch.look(&table, self.owner) {
+            self.count_lost(lost, statistics);
         }
         if self.held.is_some() && change_table(|table| table.beat(self.owner).then_some(())).is_none() {
             // Either the slot is gone, or all tries met with others' changes, which the next round makes good.
@@ -100,25 +120,32 @@ impl Lease {
         self.held = None;
     }
 
-    fn count_lost(&self, slot: usize, owner: Option<Owner>, statistics: &Statistics) {
-        // Whoever frees it counts it: once.
-        if change_table(|table| (table.owner(slot) == owner).then(|| table.free(slot))).is_none() {
+    fn count_lost(&self, lost: Lost, statistics: &Statistics) {
+        // Whoever takes it over counts it: once.
+        if change_table(|table| table.take_over(lost)).is_none() {
             return;
         }
-        let gauges = Gauges::of(&self.vm_id, slot);
+        let gauges = Gauges::of(&self.vm_id, lost.slot);
         let (records, bytes) = (host::value(gauges.records), host::value(gauges.bytes));
         host::add(gauges.records, -records);
         host::add(gauges.bytes, -bytes);
-        statistics.add(Stat::RecordsDropped(Reason::VmLost), records);
+        let reason = if lost.was_leaving { Reason::Shutdown } else { Reason::VmLost };
+        statistics.add(Stat::RecordsDropped(reason), records);
         statistics.add(Stat::RecordsPending, -records);
         statistics.add(Stat::QueueBytes, -bytes);
-        log::warn!("a virtual machine was lost with {records} records");
+        change_table(|table| Some(table.free(lost.slot)));
+        if records > 0 {
+            warn!("a virtual machine is gone with {records} records, counted as {}", reason.as_str());
+        }
     }
 }
 
+/// The number of a change that wants no table to be there yet: none has it.
+const ABSENT: u32 = u32::MAX;
+
 /// The table, and the number that a change of it must name.
 fn read_table() -> (Table, u32) {
-    let (bytes, version) = host::shared_data(KEY).unwrap_or_default();
+    let (bytes, version) = host::shared_data(KEY).unwrap_or((Vec::new(), ABSENT));
     (Table::decode(&bytes), version)
 }
 
@@ -127,9 +154,7 @@ fn change_table<T>(change: impl Fn(&mut Table) -> Option<T>) -> Option<T> {
     for _ in 0..MAX_TRIES {
         let (mut table, version) = read_table();
         let changed = change(&mut table)?;
-        // The very first table is written without a version to compare: another one may have been written over it, or
-        // over ours, so the change is made again on what is there then.
-        if host::set_shared_data(KEY, &table.encode(), version) && version != 0 {
+        if host::set_shared_data(KEY, &table.encode(), version) {
             return Some(changed);
         }
     }

@@ -101,6 +101,7 @@ impl Plugin {
 
     pub(super) fn drain(&mut self) {
         let now = self.enter();
+        self.lease.leave();
         self.pipeline.drain(now);
         self.tell();
     }
