@@ -97,13 +97,15 @@ impl Lease {
             return true;
         }
         self.next_round_unix_nano = now_unix_nano.saturating_add(ROUND_NANO);
-        let (table, _) = read_table();
+        let Some((table, _)) = read_table() else {
+            return true;
+        };
         for lost in self.watch.look(&table, self.owner) {
             self.count_lost(lost, statistics);
         }
         if self.held.is_some() && change_table(|table| table.beat(self.owner).then_some(())).is_none() {
             // Either the slot is gone, or all tries met with others' changes, which the next round makes good.
-            return read_table().0.slot_of(self.owner).is_some();
+            return read_table().is_none_or(|(table, _)| table.slot_of(self.owner).is_some());
         }
         true
     }
@@ -143,16 +145,16 @@ impl Lease {
 /// The number of a change that wants no table to be there yet: none has it.
 const ABSENT: u32 = u32::MAX;
 
-/// The table, and the number that a change of it must name.
-fn read_table() -> (Table, u32) {
-    let (bytes, version) = host::shared_data(KEY).unwrap_or((Vec::new(), ABSENT));
-    (Table::decode(&bytes), version)
+/// The table, if there is one yet, and the number that a change of it must name.
+fn read_table() -> Option<(Table, u32)> {
+    let (bytes, version) = host::shared_data(KEY)?;
+    Some((Table::decode(&bytes), version))
 }
 
 /// Changes the table unless `change` does not want to; tries again while others change it at the same time.
 fn change_table<T>(change: impl Fn(&mut Table) -> Option<T>) -> Option<T> {
     for _ in 0..MAX_TRIES {
-        let (mut table, version) = read_table();
+        let (mut table, version) = read_table().unwrap_or((Table::default(), ABSENT));
         let changed = change(&mut table)?;
         if host::set_shared_data(KEY, &table.encode(), version) {
             return Some(changed);

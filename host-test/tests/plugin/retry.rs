@@ -115,11 +115,9 @@ fn retry_after_wins_in_seconds_and_as_a_date() {
     let cases = [
         ("7", secs(7)),
         ("90", secs(90)),
-        ("0", secs(0)),
         ("Sun, 01 Jun 2025 12:01:30 GMT", secs(90)),
         ("Sunday, 01-Jun-25 12:00:20 GMT", secs(20)),
         ("Sun Jun  1 12:00:05 2025", secs(5)),
-        ("Sun, 01 Jun 2025 11:00:00 GMT", secs(0)),
     ];
     for (value, pause) in cases {
         // Neither below the backoff nor above it.
@@ -130,7 +128,7 @@ fn retry_after_wins_in_seconds_and_as_a_date() {
                 );
                 answer(&mut proxy, Answer::status(status).header("Retry-After", value));
                 proxy.advance(pause.saturating_sub(TICK)).unwrap();
-                assert_eq!(proxy.cluster("otlp").pending().len(), usize::from(pause.is_zero()), "{value}");
+                assert!(proxy.cluster("otlp").pending().is_empty(), "{value}");
                 assert!(until_called(&mut proxy) <= 2 * TICK, "{value} with {initial_backoff}");
             }
         }
@@ -139,7 +137,8 @@ fn retry_after_wins_in_seconds_and_as_a_date() {
 
 #[test]
 fn a_retry_after_that_says_nothing_leaves_the_backoff() {
-    for value in ["", "soon", "-1", "1.5", "\u{fe}", "Sun, 99 Jun 2025 12:00:00 GMT"] {
+    let past = "Sun, 01 Jun 2025 11:00:00 GMT";
+    for value in ["", "0", past, "soon", "-1", "1.5", "\u{fe}", "Sun, 99 Jun 2025 12:00:00 GMT"] {
         let mut proxy = under_way(json!({"initial_backoff": "100ms"}));
         answer(&mut proxy, Answer::status(503).header("retry-after", value));
         assert!(until_called(&mut proxy) <= millis(100) + TICK, "{value}");
