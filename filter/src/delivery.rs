@@ -85,6 +85,8 @@ struct Call {
     token: u32,
     batch: SealedBatch,
     sent_at_unix_nano: u64,
+    /// Whether it was made while the collector failed.
+    is_probe: bool,
 }
 
 impl Delivery {
@@ -173,13 +175,14 @@ impl Delivery {
     ) {
         ledger.add(if batch.was_sent() { Stat::BatchesRetried } else { Stat::BatchesSent }, 1);
         batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
-        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano });
+        let is_probe = self.pace.is_failing();
+        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano, is_probe });
     }
 
     /// The proxy has not taken the call: no such cluster, or nobody in it.
     pub fn refused(&mut self, mut batch: SealedBatch, now_unix_nano: u64, ledger: &mut Ledger) {
         batch.first_sent_unix_nano.get_or_insert(now_unix_nano);
-        self.try_later(batch, now_unix_nano, now_unix_nano, None, ledger);
+        self.try_later(batch, true, now_unix_nano, None, ledger);
     }
 
     /// The answer to a call. Returns how long the call took, in nanoseconds; `None` for a token that is not under way.
@@ -192,7 +195,7 @@ impl Delivery {
     ) -> Option<u64> {
         self.forgotten.retain(|forgotten| *forgotten != token);
         let at = self.in_flight.iter().position(|call| call.token == token)?;
-        let Call { mut batch, sent_at_unix_nano, .. } = self.in_flight.swap_remove(at);
+        let Call { mut batch, sent_at_unix_nano, is_probe, .. } = self.in_flight.swap_remove(at);
         match answer.verdict(now_unix_nano) {
             Verdict::Accepted { rejected } => {
                 self.pace.succeeded();
@@ -205,11 +208,11 @@ impl Delivery {
             }
             Verdict::Unavailable { retry_after_nano, is_refusal } => {
                 batch.is_ambiguous |= !is_refusal;
-                self.try_later(batch, sent_at_unix_nano, now_unix_nano, retry_after_nano, ledger);
+                self.try_later(batch, is_probe, now_unix_nano, retry_after_nano, ledger);
             }
             Verdict::Unanswered => {
                 batch.is_ambiguous = true;
-                self.try_later(batch, sent_at_unix_nano, now_unix_nano, None, ledger);
+                self.try_later(batch, is_probe, now_unix_nano, None, ledger);
             }
         }
         ledger.set(Stat::QueueBytes, self.queue.bytes());
@@ -253,12 +256,12 @@ impl Delivery {
     fn try_later(
         &mut self,
         batch: SealedBatch,
-        sent_at_unix_nano: u64,
+        was_probe: bool,
         now_unix_nano: u64,
         asked_nano: Option<u64>,
         ledger: &mut Ledger,
     ) {
-        let not_before = self.pace.failed(sent_at_unix_nano, now_unix_nano, asked_nano);
+        let not_before = self.pace.failed(was_probe, now_unix_nano, asked_nano);
         // A try that would come too late need not be waited for.
         if self.is_too_old(&batch, not_before) {
             self.give_up(batch, Reason::Expired, ledger);

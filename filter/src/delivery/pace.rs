@@ -58,17 +58,17 @@ impl Pace {
         self.window = if recovering { 1 } else { (self.window + 1).min(self.max_in_flight) };
     }
 
-    /// A call made at `sent_at_unix_nano` has failed; returns the time before which there will be no other.
-    pub(super) fn failed(
-        &mut self,
-        sent_at_unix_nano: u64,
-        now_unix_nano: u64,
-        asked_nano: Option<u64>,
-    ) -> u64 {
+    /// Whether a call that is made now is a probe.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    /// A call has failed; returns the time before which there will be no other.
+    pub(super) fn failed(&mut self, was_probe: bool, now_unix_nano: u64, asked_nano: Option<u64>) -> u64 {
         let asked = asked_nano.map(|asked| now_unix_nano.saturating_add(asked));
         let failing = match self.failing {
             // Calls that were under way when the failing began say nothing new, but for what they were told.
-            Some(failing) if sent_at_unix_nano < failing.since_unix_nano => Failing {
+            Some(failing) if !was_probe => Failing {
                 not_before_unix_nano: failing.not_before_unix_nano.max(asked.unwrap_or(0)),
                 ..failing
             },
@@ -129,7 +129,7 @@ mod tests {
     fn while_failing_there_is_one_probe_at_a_time() {
         let mut pace = pace(4);
         assert!(pace.allows(3, 0) && !pace.allows(4, 0));
-        let not_before = pace.failed(0, 5 * MS, None);
+        let not_before = pace.failed(false, 5 * MS, None);
         assert!(!pace.allows(0, not_before - 1) || not_before == 5 * MS);
         assert!(pace.allows(0, not_before));
         assert!(!pace.allows(1, not_before), "another one is under way");
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn recovery_grows_by_one_call_with_each_success() {
         let mut pace = pace(3);
-        pace.failed(0, 0, None);
+        pace.failed(false, 0, None);
         for window in [1, 2, 3, 3] {
             pace.succeeded();
             assert!(pace.allows(window - 1, 0) && !pace.allows(window, 0), "window {window}");
@@ -148,26 +148,32 @@ mod tests {
     #[test]
     fn the_pause_that_was_asked_for_wins() {
         let mut pace = pace(2);
-        assert_eq!(pace.failed(0, 10 * MS, Some(5000 * MS)), 5010 * MS);
+        assert_eq!(pace.failed(false, 10 * MS, Some(5000 * MS)), 5010 * MS);
         // A probe later is told to come earlier than any backoff.
-        assert_eq!(pace.failed(5010 * MS, 5020 * MS, Some(0)), 5020 * MS);
+        assert_eq!(pace.failed(true, 5020 * MS, Some(0)), 5020 * MS);
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_stall_delivery() {
         let mut pace = pace(1);
-        pace.failed(0, 5000 * MS, Some(1000 * MS));
+        pace.failed(false, 5000 * MS, Some(1000 * MS));
         assert!(!pace.allows(0, 5000 * MS) && pace.allows(0, 4999 * MS));
+        let not_before = pace.failed(true, 4999 * MS, None);
+        assert!((4999 * MS..=5199 * MS).contains(&not_before), "the next failure counts by the new time");
+        assert!(!pace.allows(0, 4999 * MS), "and not at once, over and over");
     }
 
     #[test]
     fn calls_from_before_the_failing_do_not_lengthen_it() {
         let mut pace = pace(2);
-        let not_before = pace.failed(0, 10 * MS, None);
-        assert_eq!(pace.failed(1, 10 * MS, None), not_before.max(10 * MS));
+        let not_before = pace.failed(false, 10 * MS, None);
+        assert_eq!(pace.failed(false, 10 * MS, None), not_before);
         assert_eq!(pace.failing.unwrap().failures, 1);
-        pace.failed(not_before, not_before, None);
+        pace.failed(true, not_before, None);
         assert_eq!(pace.failing.unwrap().failures, 2);
-        assert!(pace.failed(1, not_before, Some(9000 * MS)) >= 9000 * MS, "but what they are told counts");
+        assert!(
+            pace.failed(false, not_before, Some(9000 * MS)) >= 9000 * MS,
+            "but what they are told counts"
+        );
     }
 }
