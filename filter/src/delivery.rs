@@ -15,7 +15,7 @@ use crate::config::{Config, WhenFull};
 use crate::ledger::{Ledger, Reason, Stat};
 use crate::measure::DeltaPoints;
 use crate::otlp::answer::{Answer, Verdict};
-use pace::{Episode, Pace};
+use pace::Pace;
 use queue::Queue;
 use spill::Spillway;
 
@@ -87,7 +87,8 @@ struct Call {
     token: u32,
     batch: SealedBatch,
     sent_at_unix_nano: u64,
-    made_in: Episode,
+    /// Whether it was made while the collector failed.
+    was_probe: bool,
 }
 
 impl Delivery {
@@ -187,14 +188,14 @@ impl Delivery {
         let was_sent = std::mem::replace(&mut batch.was_sent, true);
         ledger.add(if was_sent { Stat::BatchesRetried } else { Stat::BatchesSent }, 1);
         batch.first_tried_unix_nano.get_or_insert(now_unix_nano);
-        let made_in = self.pace.episode();
-        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano, made_in });
+        let was_probe = self.pace.is_failing();
+        self.in_flight.push(Call { token, batch, sent_at_unix_nano: now_unix_nano, was_probe });
     }
 
     /// The proxy has not taken the call: no such cluster, or nobody in it.
     pub fn refused(&mut self, mut batch: SealedBatch, now_unix_nano: u64, ledger: &mut Ledger) {
         batch.first_tried_unix_nano.get_or_insert(now_unix_nano);
-        self.try_later(batch, self.pace.episode(), now_unix_nano, None, ledger);
+        self.try_later(batch, self.pace.is_failing(), now_unix_nano, None, ledger);
     }
 
     /// The answer to a call. Returns how long the call took, in nanoseconds; `None` for a token that is not under way.
@@ -207,24 +208,24 @@ impl Delivery {
     ) -> Option<u64> {
         self.forgotten.retain(|forgotten| *forgotten != token);
         let at = self.in_flight.iter().position(|call| call.token == token)?;
-        let Call { mut batch, sent_at_unix_nano, made_in, .. } = self.in_flight.swap_remove(at);
+        let Call { mut batch, sent_at_unix_nano, was_probe, .. } = self.in_flight.swap_remove(at);
         match answer.verdict(now_unix_nano) {
             Verdict::Accepted { rejected } => {
-                self.pace.succeeded(made_in);
+                self.pace.succeeded(was_probe);
                 self.queue.release(&batch);
                 count_accepted(&batch, rejected.min(batch.items), ledger);
             }
             Verdict::Rejected => {
-                self.pace.succeeded(made_in);
+                self.pace.succeeded(was_probe);
                 self.give_up(batch, Reason::Rejected, ledger);
             }
             Verdict::Unavailable { retry_after_nano, is_refusal } => {
                 batch.is_ambiguous |= !is_refusal;
-                self.try_later(batch, made_in, now_unix_nano, retry_after_nano, ledger);
+                self.try_later(batch, was_probe, now_unix_nano, retry_after_nano, ledger);
             }
             Verdict::Unanswered => {
                 batch.is_ambiguous = true;
-                self.try_later(batch, made_in, now_unix_nano, None, ledger);
+                self.try_later(batch, was_probe, now_unix_nano, None, ledger);
             }
         }
         ledger.set(Stat::QueueBytes, self.queue.bytes());
@@ -277,12 +278,12 @@ impl Delivery {
     fn try_later(
         &mut self,
         batch: SealedBatch,
-        made_in: Episode,
+        was_probe: bool,
         now_unix_nano: u64,
         asked_nano: Option<u64>,
         ledger: &mut Ledger,
     ) {
-        let not_before = self.pace.failed(made_in, now_unix_nano, asked_nano);
+        let not_before = self.pace.failed(was_probe, now_unix_nano, asked_nano);
         // A try that would come too late need not be waited for.
         if self.is_too_old(&batch, not_before) {
             self.give_up(batch, Reason::Expired, ledger);

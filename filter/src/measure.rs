@@ -85,6 +85,8 @@ impl Measurements {
         now_unix_nano: u64,
         take: impl FnMut(ExportedRequest),
     ) -> u64 {
+        // Where a clock was set back, nothing ends before it began.
+        self.start_unix_nano = self.start_unix_nano.min(now_unix_nano);
         let mut writer =
             Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano, take);
         for (index, metric) in METRICS.iter().enumerate() {

@@ -18,8 +18,11 @@ pub use status::Status;
 
 pub(crate) use pairs::encode as encode_pairs;
 
+use std::sync::Arc;
+
 use wasmtime::{Caller, Engine, InstancePre, Linker, Module, Result, bail};
 
+use crate::expressions::Compiler;
 use crate::vm::HostState;
 use guest::{Guest, Refusal};
 
@@ -28,6 +31,7 @@ use guest::{Guest, Refusal};
 pub struct PluginModule {
     /// With the host functions linked: tests start many machines.
     linked: InstancePre<HostState>,
+    compiler: Arc<Compiler>,
 }
 
 impl PluginModule {
@@ -45,7 +49,8 @@ impl PluginModule {
         if !missing.is_empty() {
             bail!("the module lacks exports that Envoy needs: {}", missing.join(", "));
         }
-        Ok(Self { linked: link(&module)?.instantiate_pre(&module)? })
+        let linked = link(&module)?.instantiate_pre(&module)?;
+        Ok(Self { linked, compiler: Arc::new(Compiler::new()) })
     }
 
     /// The compiled module, for what a test wants to know of its imports and exports.
@@ -57,6 +62,11 @@ impl PluginModule {
     /// The module and its host functions, to be instantiated.
     pub(crate) fn linked(&self) -> &InstancePre<HostState> {
         &self.linked
+    }
+
+    /// What compiles its expressions.
+    pub(crate) fn compiler(&self) -> &Arc<Compiler> {
+        &self.compiler
     }
 }
 

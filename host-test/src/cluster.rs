@@ -12,7 +12,7 @@ use crate::abi::Status;
 use crate::proxy::Proxy;
 use crate::stream_info::Headers;
 use crate::vm::after_ms;
-use crate::world::VmRole;
+use crate::world::{Clock, VmRole};
 
 /// A call that the plugin made.
 #[derive(Clone, Debug)]
@@ -100,6 +100,15 @@ impl Answer {
             503,
             "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
              transport failure reason: delayed connect error: Connection refused",
+        )
+    }
+
+    /// Envoy's own answer when the upstream ends the connection before it has answered.
+    #[must_use]
+    pub fn connection_terminated() -> Self {
+        Self::local_reply(
+            503,
+            "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
         )
     }
 
@@ -268,7 +277,7 @@ impl Clusters {
         mut headers: Headers,
         body: Vec<u8>,
         timeout_ms: u32,
-        now: u64,
+        clock: Clock,
     ) -> Result<(), Status> {
         let cluster = String::from_utf8_lossy(cluster).into_owned();
         let state = self.known.get(&cluster).ok_or(Status::BadArgument)?;
@@ -281,6 +290,7 @@ impl Clusters {
         if !body.is_empty() {
             headers.set("content-length", body.len().to_string());
         }
+        let now = clock.uptime_nanos;
         let timeout = (timeout_ms > 0).then(|| (after_ms(now, timeout_ms.into()), Answer::timeout()));
         let served = state.serve.clone().map(|(answer, latency)| {
             (now.saturating_add(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)), answer)
@@ -297,7 +307,7 @@ impl Clusters {
             headers,
             body,
             timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms.into())),
-            sent_unix_nanos: now,
+            sent_unix_nanos: clock.unix_nanos,
             number: self.last_number,
             sender,
             due,

@@ -6,11 +6,11 @@
 //! looked up as they are written, and in Envoy whatever their case; `type(…)` can be returned, and in Envoy cannot.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel::objects::Key;
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Env, ParseErrors, Program, Value};
 use chrono::DateTime;
 use wasmtime::{Result, bail};
 
@@ -43,10 +43,35 @@ const NOT_EMULATED: [&[u8]; 7] = [
     b"declare_property",
 ];
 
+/// What a module's expressions are compiled to and run in. Shared by all of its machines: a test starts hundreds, and to
+/// parse an expression takes longer than to start one.
+pub(crate) struct Compiler {
+    env: Arc<Env>,
+    programs: Mutex<HashMap<String, Arc<Program>>>,
+}
+
+impl Compiler {
+    /// Nothing is compiled yet.
+    pub(crate) fn new() -> Self {
+        Self { env: Arc::new(Env::stdlib()), programs: Mutex::default() }
+    }
+
+    fn compile(&self, source: &str) -> Result<Arc<Program>, ParseErrors> {
+        // A panic leaves no half of an entry behind.
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = programs.get(source) {
+            return Ok(Arc::clone(known));
+        }
+        let program = Arc::new(Program::compile(source)?);
+        programs.insert(source.to_owned(), Arc::clone(&program));
+        Ok(program)
+    }
+}
+
 /// One root context's expressions.
 #[derive(Default)]
 pub(crate) struct Expressions {
-    programs: BTreeMap<u32, Program>,
+    programs: BTreeMap<u32, Arc<Program>>,
     next_token: u32,
 }
 
@@ -67,7 +92,7 @@ pub(crate) fn call_foreign(state: &mut HostState, name: &[u8], argument: &[u8]) 
 fn create(state: &mut HostState, source: &[u8]) -> Result<ForeignResult> {
     let program = match std::str::from_utf8(source)
         .map_err(|error| error.to_string())
-        .and_then(|source| Program::compile(source).map_err(|error| error.to_string()))
+        .and_then(|source| state.vm.compiler.compile(source).map_err(|error| error.to_string()))
     {
         Ok(program) => program,
         Err(error) => {
@@ -87,7 +112,7 @@ fn evaluate(state: &mut HostState, argument: &[u8]) -> Result<ForeignResult> {
     let Some(token) = token(argument) else {
         return Ok(ForeignResult::Refused(Status::BadArgument));
     };
-    let env = Arc::clone(&state.vm.cel_env);
+    let env = Arc::clone(&state.vm.compiler.env);
     let Some(program) = state.vm.current_root().expressions.programs.get(&token) else {
         return Ok(ForeignResult::Refused(Status::NotFound));
     };

@@ -87,33 +87,37 @@ impl Proxy {
     /// # Errors
     /// When the plugin traps.
     pub fn advance(&mut self, duration: Duration) -> Result<()> {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let until = self.world.now_unix_nanos.saturating_add(nanos);
+        let until = self.world.clock.uptime_nanos.saturating_add(nanos(duration));
         while let Some((at, event)) = self.next_event().filter(|(at, _)| *at <= until) {
-            self.world.now_unix_nanos = self.world.now_unix_nanos.max(at);
+            self.world.clock.advance_to(at);
             match event {
                 Event::Tick { vm, root } => self.tick(vm, root)?,
                 Event::Answer { number, answer } => drop(self.answer_call(number, answer)?),
             }
         }
-        self.world.now_unix_nanos = until;
+        self.world.clock.advance_to(until);
         Ok(())
     }
 
     /// Lets time pass in which the process does not run: what falls due meanwhile happens late, with the next
     /// [`Proxy::advance`].
     pub fn freeze(&mut self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.world.now_unix_nanos = self.world.now_unix_nanos.saturating_add(nanos);
+        self.world.clock.advance(nanos(duration));
+    }
+
+    /// Sets the system's clock back, as an administrator or a time server may: guests are told an earlier time from now
+    /// on. Timers do not notice, for they go by the monotonic clock.
+    pub fn set_clock_back(&mut self, duration: Duration) {
+        let clock = &mut self.world.clock;
+        clock.unix_nanos = clock.unix_nanos.saturating_sub(nanos(duration));
     }
 
     /// Keeps a worker's thread from running for that long, as another plugin may that blocks: what falls due for it
     /// happens late, while all others go on. Whatever would have to run on it now is an error.
     pub fn stall(&mut self, worker: usize, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let until = self.world.now_unix_nanos.saturating_add(nanos);
+        let until = self.world.clock.uptime_nanos.saturating_add(nanos(duration));
         if let Some(vm) = self.vms.get_mut(worker.saturating_add(1)) {
-            vm.stalled_until_unix_nanos = until;
+            vm.stalled_until_uptime_nanos = until;
         }
     }
 
@@ -268,17 +272,17 @@ impl Proxy {
         self.vms.iter().map(Vm::draining).sum()
     }
 
-    /// Virtual time, in ns since 1970.
+    /// What the system's clock shows of virtual time, in ns since 1970.
     #[must_use]
     pub fn now_unix_nanos(&self) -> u64 {
-        self.world.now_unix_nanos
+        self.world.clock.unix_nanos
     }
 
     /// Whether a worker's thread does not run at the moment.
     #[must_use]
     pub fn is_stalled(&self, worker: usize) -> bool {
         let vm = self.vms.get(worker.saturating_add(1));
-        vm.is_some_and(|vm| self.world.now_unix_nanos < vm.stalled_until_unix_nanos)
+        vm.is_some_and(|vm| self.world.clock.uptime_nanos < vm.stalled_until_uptime_nanos)
     }
 
     /// How often a machine that had trapped was, or was not, replaced.
@@ -337,7 +341,7 @@ impl Proxy {
         });
         let stalled_until = |machine| {
             let vm = self.vms.iter().find(|vm| vm.number() == machine);
-            vm.map_or(0, |vm| vm.stalled_until_unix_nanos)
+            vm.map_or(0, |vm| vm.stalled_until_uptime_nanos)
         };
         let answers = self
             .world
@@ -372,6 +376,10 @@ impl Proxy {
         }
         Ok(call)
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn role_of(index: usize) -> VmRole {

@@ -9,6 +9,7 @@ mod state;
 pub(crate) use state::{Context, HostState, Phase, Plugin, after_ms};
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use wasmtime::error::Context as _;
 use wasmtime::{Instance, Result, Store, StoreLimitsBuilder, Val};
@@ -30,9 +31,9 @@ pub(crate) struct Vm {
     /// The root context that takes new work.
     active_root: Option<u32>,
     /// When it was started, or else when one to replace it was last tried.
-    pub(crate) loaded_unix_nanos: u64,
+    pub(crate) loaded_uptime_nanos: u64,
     /// Until when its thread does nothing.
-    pub(crate) stalled_until_unix_nanos: u64,
+    pub(crate) stalled_until_uptime_nanos: u64,
 }
 
 impl Vm {
@@ -40,19 +41,19 @@ impl Vm {
     pub(crate) fn new(module: &PluginModule, world: &mut World, role: VmRole, seed: u64) -> Result<Self> {
         let limits = StoreLimitsBuilder::new().memory_size(MAX_MEMORY_BYTES).build();
         world.machines_started = world.machines_started.saturating_add(1);
-        let vm = VmState::new(role, world.machines_started, seed);
+        let vm = VmState::new(role, world.machines_started, seed, Arc::clone(module.compiler()));
         let state = HostState { world: World::default(), vm, limits };
         let mut store = Store::new(module.module().engine(), state);
         store.limiter(|state| &mut state.limits);
         let instance = module.linked().instantiate(&mut store)?;
-        let loaded_unix_nanos = world.now_unix_nanos;
+        let loaded_uptime_nanos = world.clock.uptime_nanos;
         let mut vm = Self {
             store,
             instance,
             failed: false,
             active_root: None,
-            loaded_unix_nanos,
-            stalled_until_unix_nanos: 0,
+            loaded_uptime_nanos,
+            stalled_until_uptime_nanos: 0,
         };
         let initialize = if vm.exports("_initialize") { "_initialize" } else { "_start" };
         vm.call(world, 0, initialize, &[])?;
@@ -155,14 +156,14 @@ impl Vm {
             return None;
         }
         let ticks = self.store.data().vm.ticks.iter().map(|(root, tick)| (tick.due_nanos, *root));
-        ticks.min().map(|(due, root)| (due.max(self.stalled_until_unix_nanos), root))
+        ticks.min().map(|(due, root)| (due.max(self.stalled_until_uptime_nanos), root))
     }
 
     /// `on_tick`, which arms the next one when it has returned.
     pub(crate) fn tick(&mut self, world: &mut World, root: u32) -> Result<()> {
         self.call(world, root, "proxy_on_tick", &[root])?;
         if let Some(tick) = self.store.data_mut().vm.ticks.get_mut(&root) {
-            tick.due_nanos = after_ms(world.now_unix_nanos, tick.period_ms);
+            tick.due_nanos = after_ms(world.clock.uptime_nanos, tick.period_ms);
         }
         Ok(())
     }

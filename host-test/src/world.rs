@@ -78,8 +78,7 @@ pub(crate) struct Node {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct World {
-    pub(crate) now_unix_nanos: u64,
-    pub(crate) started_unix_nanos: u64,
+    pub(crate) clock: Clock,
     pub(crate) machines_started: u64,
     pub(crate) log: Vec<LogLine>,
     pub(crate) log_level: LogLevel,
@@ -94,10 +93,24 @@ pub(crate) struct World {
     pub(crate) host_calls: BTreeMap<&'static str, u64>,
 }
 
-impl World {
-    /// The monotonic clock: 0 when the proxy started.
-    pub(crate) fn uptime_nanos(&self) -> u64 {
-        self.now_unix_nanos.saturating_sub(self.started_unix_nanos)
+/// Virtual time, as the two clocks show it that a process has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Clock {
+    /// The system's clock, which guests are told and which can be set, in ns since 1970.
+    pub(crate) unix_nanos: u64,
+    /// The monotonic one, by which everything falls due: 0 when the proxy started.
+    pub(crate) uptime_nanos: u64,
+}
+
+impl Clock {
+    pub(crate) fn advance(&mut self, nanos: u64) {
+        self.unix_nanos = self.unix_nanos.saturating_add(nanos);
+        self.uptime_nanos = self.uptime_nanos.saturating_add(nanos);
+    }
+
+    /// What is to happen at `uptime_nanos` happens now, unless that is past.
+    pub(crate) fn advance_to(&mut self, uptime_nanos: u64) {
+        self.advance(uptime_nanos.saturating_sub(self.uptime_nanos));
     }
 }
 

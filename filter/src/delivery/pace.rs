@@ -20,14 +20,8 @@ pub(super) struct Pace {
     /// How many calls may be under way.
     window: usize,
     failing: Option<Failing>,
-    /// Grows with each failure that says something new.
-    episode: u64,
     random: fastrand::Rng,
 }
-
-/// When a call was made: before or after which failures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Episode(u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Failing {
@@ -45,7 +39,6 @@ impl Pace {
             max_in_flight,
             window: max_in_flight,
             failing: None,
-            episode: 0,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -62,41 +55,35 @@ impl Pace {
         }
     }
 
-    /// To be remembered with each call.
-    pub(super) fn episode(&self) -> Episode {
-        Episode(self.episode)
-    }
-
-    /// Whether the last call that says something has failed.
+    /// Whether a call that is made now is a probe.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.is_some()
     }
 
-    /// The collector has answered a call of `made_in`, whatever it said of the batch.
-    pub(super) fn succeeded(&mut self, made_in: Episode) {
-        if self.is_old_news(made_in) {
+    /// The collector has answered a call, whatever it said of the batch.
+    pub(super) fn succeeded(&mut self, was_probe: bool) {
+        if self.is_old_news(was_probe) {
             return;
         }
         let recovering = self.failing.take().is_some();
         self.window = if recovering { 1 } else { (self.window + 1).min(self.max_in_flight) };
     }
 
-    /// A call of `made_in` has failed, and the collector has asked for a pause or not; returns the time before which there
-    /// will be no other.
-    pub(super) fn failed(&mut self, made_in: Episode, now_unix_nano: u64, asked_nano: Option<u64>) -> u64 {
+    /// A call has failed, and the collector has asked for a pause or not; returns the time before which there will be no
+    /// other.
+    pub(super) fn failed(&mut self, was_probe: bool, now_unix_nano: u64, asked_nano: Option<u64>) -> u64 {
         // A pause of nothing, or until a time that is over, would have us ask as fast as it can refuse.
         let asked = asked_nano
             .filter(|&asked| asked > 0)
             .map(|asked| now_unix_nano.saturating_add(asked.min(MAX_ASKED_NANO)));
         let failing = match self.failing {
             // All that an older call can add is the pause that it was told.
-            Some(failing) if self.is_old_news(made_in) => Failing {
+            Some(failing) if self.is_old_news(was_probe) => Failing {
                 not_before_unix_nano: failing.not_before_unix_nano.max(asked.unwrap_or(0)),
                 ..failing
             },
             before => {
                 let failures = before.map_or(0, |failing| failing.failures).saturating_add(1);
-                self.episode += 1;
                 Failing {
                     failures,
                     since_unix_nano: now_unix_nano,
@@ -110,8 +97,8 @@ impl Pace {
     }
 
     /// Whether a call was under way already when the failing began.
-    fn is_old_news(&self, made_in: Episode) -> bool {
-        self.is_failing() && made_in.0 < self.episode
+    fn is_old_news(&self, was_probe: bool) -> bool {
+        self.is_failing() && !was_probe
     }
 
     fn backoff_nano(&mut self, failures: u32) -> u64 {
@@ -157,7 +144,7 @@ mod tests {
     fn while_failing_there_is_one_probe_at_a_time() {
         let mut pace = pace(4);
         assert!(pace.allows(3, 0) && !pace.allows(4, 0));
-        let not_before = pace.failed(pace.episode(), 5 * MS, None);
+        let not_before = pace.failed(true, 5 * MS, None);
         assert!(!pace.allows(0, not_before - 1) || not_before == 5 * MS);
         assert!(pace.allows(0, not_before));
         assert!(!pace.allows(1, not_before), "another one is under way");
@@ -166,9 +153,9 @@ mod tests {
     #[test]
     fn recovery_grows_by_one_call_with_each_success() {
         let mut pace = pace(3);
-        pace.failed(pace.episode(), 0, None);
+        pace.failed(true, 0, None);
         for window in [1, 2, 3, 3] {
-            pace.succeeded(pace.episode());
+            pace.succeeded(true);
             assert!(pace.allows(window - 1, 0) && !pace.allows(window, 0), "window {window}");
         }
     }
@@ -176,49 +163,50 @@ mod tests {
     #[test]
     fn the_pause_that_was_asked_for_wins() {
         let mut pace = pace(2);
-        assert_eq!(pace.failed(pace.episode(), 10 * MS, Some(5000 * MS)), 5010 * MS);
+        assert_eq!(pace.failed(true, 10 * MS, Some(5000 * MS)), 5010 * MS);
         // A probe later is told to come earlier than most backoffs.
-        assert_eq!(pace.failed(pace.episode(), 5020 * MS, Some(MS)), 5021 * MS);
+        assert_eq!(pace.failed(true, 5020 * MS, Some(MS)), 5021 * MS);
         let hour = Duration::from_secs(3600).as_nanos() as u64;
-        assert_eq!(pace.failed(pace.episode(), 0, Some(u64::MAX)), hour, "nobody is left alone for ever");
+        assert_eq!(pace.failed(true, 0, Some(u64::MAX)), hour, "nobody is left alone for ever");
     }
 
     #[test]
     fn a_pause_of_nothing_is_no_leave_to_hammer() {
         let mut pace = pace(1);
-        let pauses: u64 = (0..100).map(|_| pace.failed(pace.episode(), 0, Some(0))).sum();
+        let pauses: u64 = (0..100).map(|_| pace.failed(true, 0, Some(0))).sum();
         assert!(pauses > 100 * 100 * MS, "{pauses} ns in a hundred failures");
     }
 
     #[test]
     fn a_success_of_a_call_from_before_the_failing_does_not_end_the_pause() {
         let mut pace = pace(2);
-        let older = pace.episode();
-        pace.failed(older, 0, Some(30_000 * MS));
-        pace.succeeded(older);
+        pace.failed(false, 0, Some(30_000 * MS));
+        pace.succeeded(false);
         assert!(!pace.allows(0, 29_999 * MS));
-        pace.succeeded(pace.episode());
+        pace.succeeded(true);
         assert!(pace.allows(0, 0), "but a probe's does");
     }
 
     #[test]
     fn a_clock_that_was_set_back_does_not_stall_delivery() {
         let mut pace = pace(1);
-        pace.failed(pace.episode(), 5000 * MS, Some(1000 * MS));
+        pace.failed(true, 5000 * MS, Some(1000 * MS));
         assert!(!pace.allows(0, 5000 * MS) && pace.allows(0, 4999 * MS));
+        let not_before = pace.failed(true, 4999 * MS, None);
+        assert!((4999 * MS..=5199 * MS).contains(&not_before), "the next failure counts by the new time");
+        assert!(!pace.allows(0, 4999 * MS), "and not at once, over and over");
     }
 
     #[test]
     fn calls_from_before_the_failing_do_not_lengthen_it() {
         let mut pace = pace(2);
-        let older = pace.episode();
-        let not_before = pace.failed(older, 10 * MS, None);
-        assert_eq!(pace.failed(older, 20 * MS, None), not_before);
+        let not_before = pace.failed(false, 10 * MS, None);
+        assert_eq!(pace.failed(false, 20 * MS, None), not_before);
         assert_eq!(pace.failing.unwrap().failures, 1);
-        pace.failed(pace.episode(), not_before, None);
+        pace.failed(true, not_before, None);
         assert_eq!(pace.failing.unwrap().failures, 2);
         assert!(
-            pace.failed(older, not_before, Some(9000 * MS)) >= 9000 * MS,
+            pace.failed(false, not_before, Some(9000 * MS)) >= 9000 * MS,
             "but what they are told counts"
         );
     }

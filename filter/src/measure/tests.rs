@@ -34,8 +34,16 @@ impl Fixture {
 
     /// All data points of an export: metric, attributes, point.
     fn export(&mut self, max_bytes: usize) -> Vec<(String, String, ExponentialHistogramDataPoint)> {
+        self.export_at(START + 1, max_bytes)
+    }
+
+    fn export_at(
+        &mut self,
+        now: u64,
+        max_bytes: usize,
+    ) -> Vec<(String, String, ExponentialHistogramDataPoint)> {
         let mut requests = Vec::new();
-        self.measurements.export(&self.envelope, max_bytes, START + 1, |request| requests.push(request));
+        self.measurements.export(&self.envelope, max_bytes, now, |request| requests.push(request));
         let mut points = Vec::new();
         for request in requests {
             assert!(request.body.len() <= max_bytes);
@@ -189,6 +197,20 @@ fn cumulative_tells_all_since_the_start_and_delta_all_since_the_last_export() {
         }
         let idle = fixture.export(MAX_BYTES).len();
         assert_eq!(idle, usize::from(temporality == "cumulative"), "{temporality} without new requests");
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_makes_no_point_that_ends_before_it_began() {
+    for temporality in ["cumulative", "delta"] {
+        let mut fixture = Fixture::new(&format!(r#""temporality":"{temporality}""#));
+        for now in [START - 5, START - 3, START - 9] {
+            fixture.record(&Told::ordinary());
+            let exported = fixture.export_at(now, MAX_BYTES);
+            let (_, _, point) = &exported[0];
+            assert!(point.start_time_unix_nano <= now, "{temporality} at {now}");
+            assert_eq!(point.time_unix_nano, now);
+        }
     }
 }
 

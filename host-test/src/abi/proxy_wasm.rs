@@ -66,14 +66,14 @@ fn get_log_level(guest: &mut Guest<'_>, level_out: u32) -> HostResult {
 }
 
 fn get_current_time(guest: &mut Guest<'_>, time_out: u32) -> HostResult {
-    let now = guest.state().world.now_unix_nanos;
+    let now = guest.state().world.clock.unix_nanos;
     Ok(guest.write(time_out, &now.to_le_bytes())?)
 }
 
 fn set_tick_period(guest: &mut Guest<'_>, period_ms: u32) -> HostResult {
     let state = guest.state_mut();
     let root = state.vm.effective().root;
-    state.vm.set_tick_period(root, u64::from(period_ms), state.world.now_unix_nanos);
+    state.vm.set_tick_period(root, u64::from(period_ms), state.world.clock.uptime_nanos);
     Ok(())
 }
 

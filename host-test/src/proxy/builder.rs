@@ -10,7 +10,7 @@ use wasmtime::Result;
 use super::{FailurePolicy, Mode, Proxy, VmReloads};
 use crate::abi::PluginModule;
 use crate::vm::Plugin;
-use crate::world::{Cel, LogLevel, Node, VmRole, World};
+use crate::world::{Cel, Clock, LogLevel, Node, VmRole, World};
 
 /// What a proxy is started with.
 #[must_use]
@@ -29,11 +29,8 @@ const START_UNIX_NANOS: u64 = 1_748_779_200_000_000_000;
 
 impl ProxyBuilder {
     pub(super) fn new(module: &PluginModule) -> Self {
-        let world = World {
-            now_unix_nanos: START_UNIX_NANOS,
-            started_unix_nanos: START_UNIX_NANOS,
-            ..World::default()
-        };
+        let clock = Clock { unix_nanos: START_UNIX_NANOS, uptime_nanos: 0 };
+        let world = World { clock, ..World::default() };
         let builder = Self {
             module: module.clone(),
             configuration: Vec::new(),

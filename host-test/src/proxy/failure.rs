@@ -52,13 +52,13 @@ impl Proxy {
     fn reload(&mut self, index: usize) {
         // Drawn anew for each request, not once for each pause.
         let backoff_ms = self.random.random_range(RELOAD_BACKOFF_MS..RELOAD_BACKOFF_MS * 3 / 2);
-        let now = self.world.now_unix_nanos;
+        let now = self.world.clock.uptime_nanos;
         let Some(vm) = self.vms.get_mut(index) else { return };
-        if now.saturating_sub(vm.loaded_unix_nanos) / 1_000_000 < backoff_ms {
+        if now.saturating_sub(vm.loaded_uptime_nanos) / 1_000_000 < backoff_ms {
             self.reloads.backoff = self.reloads.backoff.saturating_add(1);
             return;
         }
-        vm.loaded_unix_nanos = now;
+        vm.loaded_uptime_nanos = now;
         let counter = match self.replace_vm(index) {
             Ok(()) => &mut self.reloads.success,
             Err(_) => &mut self.reloads.failure,

@@ -17,7 +17,7 @@ impl Proxy {
         if info.start_unix_nanos == 0 {
             let took =
                 info.duration.map_or(0, |duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
-            info.start_unix_nanos = self.world.now_unix_nanos.saturating_sub(took);
+            info.start_unix_nanos = self.world.clock.unix_nanos.saturating_sub(took);
         }
         if self.is_drained {
             bail!("the listener is drained and takes no more requests");

@@ -11,7 +11,7 @@ use wasmtime::{Result, StoreLimits, bail};
 use crate::abi::Status;
 use crate::attributes::Scope;
 use crate::cluster::{Answer, Sender};
-use crate::expressions::Expressions;
+use crate::expressions::{Compiler, Expressions};
 use crate::stats::MetricIds;
 use crate::stream_info::{Headers, StreamInfo};
 use crate::world::{LogLevel, LogLine, VmRole, World};
@@ -49,7 +49,7 @@ pub(crate) struct VmState {
     pub(crate) effective_context: u32,
     pub(crate) metrics: MetricIds,
     pub(crate) random: SmallRng,
-    pub(crate) cel_env: Arc<cel::Env>,
+    pub(crate) compiler: Arc<Compiler>,
     pub(super) current_context: u32,
     /// Envoy's context 0, which stands in where no other is being called.
     vm_context: Context,
@@ -142,16 +142,16 @@ impl HostState {
         let token = self.vm.next_call_token;
         let root = self.vm.effective().root;
         let headers: Headers = headers.into_iter().collect();
-        let now = self.world.now_unix_nanos;
+        let clock = self.world.clock;
         let sender = Sender { role: self.vm.role, machine: self.vm.number, root, token };
-        self.world.clusters.dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), now)?;
+        self.world.clusters.dispatch(sender, cluster, headers, body, timeout_ms.unsigned_abs(), clock)?;
         self.vm.next_call_token = token.wrapping_add(1);
         Ok(token)
     }
 }
 
 impl VmState {
-    pub(super) fn new(role: VmRole, number: u64, seed: u64) -> Self {
+    pub(super) fn new(role: VmRole, number: u64, seed: u64, compiler: Arc<Compiler>) -> Self {
         Self {
             role,
             number,
@@ -160,7 +160,7 @@ impl VmState {
             effective_context: 0,
             metrics: MetricIds::default(),
             random: SmallRng::seed_from_u64(seed),
-            cel_env: Arc::new(cel::Env::stdlib()),
+            compiler,
             current_context: 0,
             vm_context: Context::default(),
             next_context: 1,
@@ -232,11 +232,11 @@ impl VmState {
     }
 
     /// A period of 0 stops the ticks.
-    pub(crate) fn set_tick_period(&mut self, root: u32, period_ms: u64, now_nanos: u64) {
+    pub(crate) fn set_tick_period(&mut self, root: u32, period_ms: u64, uptime_nanos: u64) {
         if period_ms == 0 {
             self.ticks.remove(&root);
         } else {
-            self.ticks.insert(root, Tick { period_ms, due_nanos: after_ms(now_nanos, period_ms) });
+            self.ticks.insert(root, Tick { period_ms, due_nanos: after_ms(uptime_nanos, period_ms) });
         }
     }
 

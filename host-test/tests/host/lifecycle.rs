@@ -62,6 +62,17 @@ fn a_tick_is_armed_again_when_it_has_returned() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_moves_no_tick() {
+    let mut proxy = Proxy::load(&ticking(100).compile()).workers(0).start().unwrap();
+    let start = proxy.now_unix_nanos();
+    proxy.advance(Duration::from_millis(50)).unwrap();
+    proxy.set_clock_back(Duration::from_secs(3600));
+    proxy.advance(Duration::from_millis(50)).unwrap();
+    assert_eq!(logged(&proxy, 0), [(VmRole::Main, TICK)]);
+    assert_eq!(proxy.now_unix_nanos(), start - 3_600_000_000_000 + 100_000_000);
+}
+
+#[test]
 fn a_period_set_in_a_tick_counts_from_then_and_zero_stops_it() {
     let faster = Probe::default()
         .call(CONFIGURE, "proxy_set_tick_period_milliseconds", &[Arg::Int(1000)])

@@ -12,6 +12,7 @@ mod support;
 mod accounting;
 mod batching;
 mod capture;
+mod clock;
 mod configuration;
 mod faults;
 mod histograms;

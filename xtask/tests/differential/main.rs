@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use offpath_host_test::{self as host, PluginModule, VmRole};
+use offpath_host_test::{self as host, Answer, PluginModule, VmRole};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use xtask::artefacts;
@@ -32,10 +32,12 @@ use crate::exchanges::exchanges;
 use crate::outcome::{Call, Outcome, comparable, is_over};
 
 /// The plugin's keys, with each record in a batch of its own: requests come to either of Envoy's workers.
-fn keys() -> Vec<(&'static str, Value)> {
+fn keys(receiving: Receiving) -> Vec<(&'static str, Value)> {
+    let timeout = if receiving == Receiving::HangsAtFirst { "1s" } else { "1m" };
     vec![
         ("batch.max_records", json!(1)),
         ("batch.max_delay", json!("100ms")),
+        ("collector.timeout", json!(timeout)),
         ("collector.headers", json!({"x-tenant": "shop"})),
         ("logs.request_headers", json!(["x-listed", "authorization"])),
         ("logs.response_headers", json!(["server"])),
@@ -46,49 +48,106 @@ fn keys() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// How the receiver behaves.
+/// How the receiver behaves: in the end as at first, unless it is said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Receiving {
     Takes,
     Refuses,
-    /// Until something was sent.
+    /// Until something was sent again.
     IsNotReadyAtFirst,
+    /// Until something was sent again.
+    ResetsAtFirst,
+    /// Until something was sent again.
+    ResetsWithinFirstAnswers,
+    /// Until something was sent again.
+    HangsAtFirst,
 }
 
 impl Receiving {
-    fn first_status(self) -> u16 {
+    fn fails_at_first(self) -> bool {
+        !matches!(self, Self::Takes | Self::Refuses)
+    }
+
+    /// What it does at first.
+    fn first(self) -> Behaviour {
         match self {
-            Self::Takes => 200,
-            Self::Refuses => 400,
-            Self::IsNotReadyAtFirst => 503,
+            Self::Takes => Behaviour::HEALTHY,
+            Self::Refuses => Behaviour::Answer(StatusCode::BAD_REQUEST),
+            Self::IsNotReadyAtFirst => Behaviour::Answer(StatusCode::SERVICE_UNAVAILABLE),
+            Self::ResetsAtFirst => Behaviour::Reset,
+            Self::ResetsWithinFirstAnswers => Behaviour::ResetWithinAnswer,
+            Self::HangsAtFirst => Behaviour::Hang,
         }
     }
 
-    fn status(self) -> u16 {
-        if self == Self::Refuses { 400 } else { 200 }
+    /// What the plugin gets for an answer to its first call; nothing until the call's time is over.
+    fn first_answer(self) -> Option<Answer> {
+        match self {
+            Self::Takes => Some(Answer::status(200)),
+            Self::Refuses => Some(Answer::status(400)),
+            Self::IsNotReadyAtFirst => Some(Answer::status(503)),
+            Self::ResetsAtFirst => Some(Answer::connection_terminated()),
+            Self::ResetsWithinFirstAnswers => Some(Answer::Reset),
+            Self::HangsAtFirst => None,
+        }
+    }
+
+    fn later_answer(self) -> Answer {
+        Answer::status(if self == Self::Refuses { 400 } else { 200 })
     }
 }
 
-async fn in_envoy(
-    project: &Project,
+/// What both go through.
+#[derive(Clone, Copy, Debug)]
+struct Run {
     release: Release,
-    bootstrap: Bootstrap,
     mode: Mode,
     receiving: Receiving,
-) -> Outcome {
-    let behave = |status| Behaviour::Answer(StatusCode::from_u16(status).unwrap());
+    /// Whether the plugin gets another configuration when half of the requests are over.
+    reconfigures: bool,
+}
+
+impl Run {
+    fn new(mode: Mode, receiving: Receiving) -> Self {
+        Self { release: ENVOY_1_40, mode, receiving, reconfigures: false }
+    }
+}
+
+/// What the other configuration has that the first has not.
+fn other_keys() -> [(&'static str, Value); 1] {
+    [("resource", json!({"service.version": "2"}))]
+}
+
+async fn in_envoy(project: &Project, bootstrap: Bootstrap, run: Run) -> Outcome {
     let receiver = Receiver::start().await.unwrap();
-    receiver.behave(behave(receiving.first_status()));
+    receiver.behave(run.receiving.first());
     let upstream = Upstream::start().await.unwrap();
     let folder = project.target().join("differential");
     std::fs::create_dir_all(&folder).unwrap();
     let folder = TempDir::new_in(folder).unwrap();
     let bootstrap = bootstrap.with_servers(upstream.address(), receiver.address()).unwrap();
-    let binary = fetch::envoy(project, release).unwrap();
-    let envoy = Envoy::start(&binary, &bootstrap, folder.path()).await.unwrap();
-    let exchanges = exchanges(mode);
+    let listener_file = folder.path().join("listener.json");
+    bootstrap.write_listener(&listener_file).unwrap();
+    let binary = fetch::envoy(project, run.release).unwrap();
+    let watching = bootstrap.clone().with_listener_from(&listener_file).unwrap();
+    let envoy = Envoy::start(&binary, &watching, folder.path()).await.unwrap();
+    let exchanges = exchanges(run.mode);
     let requests = exchanges.len() as u64;
-    for exchange in exchanges {
+    for (number, exchange) in exchanges.into_iter().enumerate() {
+        if run.reconfigures && number as u64 == requests / 2 {
+            bootstrap
+                .clone()
+                .with_plugin_keys(&other_keys())
+                .unwrap()
+                .write_listener(&listener_file)
+                .unwrap();
+            let draining = r"^listener_manager\.total_(listeners|filter_chains)_draining$";
+            wait::until("the old listener drains", async || {
+                Ok((envoy.stats(draining).await?.values().sum::<u64>() > 0).then_some(()))
+            })
+            .await
+            .unwrap();
+        }
         let Some(status) = exchange.status else {
             load::send_and_leave(envoy.address(), &exchange.bytes).await.unwrap();
             continue;
@@ -97,10 +156,15 @@ async fn in_envoy(
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
-    wait::until("something was sent", async || Ok((!receiver.calls().is_empty()).then_some(())))
+    if run.receiving.fails_at_first() {
+        wait::until("something was sent again", async || {
+            let retried = envoy.stats(r"^wasmcustom\.offpath_batches_retried_total$").await?;
+            Ok((retried.values().sum::<u64>() > 0).then_some(()))
+        })
         .await
         .unwrap();
-    receiver.behave(behave(receiving.status()));
+        receiver.behave(Behaviour::HEALTHY);
+    }
     let finished = wait::until("the run is over", async || {
         let counted = envoy.stats(r"^wasmcustom\.offpath_").await?;
         let counted: BTreeMap<String, u64> = counted
@@ -124,11 +188,17 @@ fn received(call: &xtask::harness::receiver::Call) -> Call {
     (call.path.clone(), headers.collect(), otlp::body(call).unwrap().to_vec())
 }
 
-fn in_host(project: &Project, configuration: Value, mode: Mode, receiving: Receiving) -> Outcome {
+fn next_call(proxy: &mut host::Proxy) -> Option<host::Call> {
+    proxy.cluster("offpath_collector").pending().into_iter().next()
+}
+
+fn in_host(project: &Project, configurations: [Value; 2], run: Run) -> Outcome {
+    let [configuration, other] = configurations;
     let module = PluginModule::compile(&std::fs::read(project.plugin()).unwrap()).unwrap();
+    let mode = if run.mode == Mode::AccessLogger { host::Mode::AccessLogger } else { host::Mode::HttpFilter };
     let mut proxy = host::Proxy::load(&module)
         .config(configuration)
-        .mode(if mode == Mode::AccessLogger { host::Mode::AccessLogger } else { host::Mode::HttpFilter })
+        .mode(mode)
         .failure_policy(host::FailurePolicy::FailReload)
         .workers(2)
         .node("edge-1", "edge")
@@ -136,9 +206,12 @@ fn in_host(project: &Project, configuration: Value, mode: Mode, receiving: Recei
         .cluster("offpath_collector")
         .start()
         .unwrap();
-    let exchanges = exchanges(mode);
+    let exchanges = exchanges(run.mode);
     let requests = exchanges.len() as u64;
     for (number, exchange) in exchanges.into_iter().enumerate() {
+        if run.reconfigures && number as u64 == requests / 2 {
+            proxy.reconfigure(other.clone()).unwrap();
+        }
         let request = proxy.request(exchange.in_host).on_worker(number % 2);
         match exchange.status {
             Some(status) => request.respond(status),
@@ -149,9 +222,15 @@ fn in_host(project: &Project, configuration: Value, mode: Mode, receiving: Recei
     }
     let mut calls: Vec<Call> = Vec::new();
     for _ in 0..1000 {
-        while !proxy.cluster("offpath_collector").pending().is_empty() {
-            let status = if calls.is_empty() { receiving.first_status() } else { receiving.status() };
-            let call = proxy.cluster("offpath_collector").answer(status).unwrap();
+        while let Some(call) = next_call(&mut proxy) {
+            let later = Some(run.receiving.later_answer());
+            let answer = if calls.is_empty() { run.receiving.first_answer() } else { later };
+            match answer {
+                Some(answer) => {
+                    proxy.cluster("offpath_collector").answer(answer).unwrap();
+                }
+                None => proxy.advance(call.timeout.unwrap()).unwrap(),
+            }
             let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
             let headers = call.headers.iter().map(|(name, value)| (text(name), text(value))).collect();
             calls.push((call.path().to_owned(), headers, call.body.clone()));
@@ -168,28 +247,33 @@ fn in_host(project: &Project, configuration: Value, mode: Mode, receiving: Recei
 }
 
 /// The shipped file with the plugin's keys, a route that Envoy answers itself, and none for all other paths.
-fn bootstrap(project: &Project, release: Release, mode: Mode) -> (Bootstrap, Value) {
-    let shipped = Bootstrap::shipped(project, mode).unwrap().for_release(release).unwrap();
-    let mut bootstrap = shipped.with_plugin_keys(&keys()).unwrap();
+fn bootstrap(project: &Project, run: Run) -> Bootstrap {
+    let shipped = Bootstrap::shipped(project, run.mode).unwrap().for_release(run.release).unwrap();
+    let mut bootstrap = shipped.with_plugin_keys(&keys(run.receiving)).unwrap();
     let routes = format!("{HTTP_CONNECTION_MANAGER}/route_config/virtual_hosts/0/routes");
     let routes = bootstrap.at(&routes).unwrap().as_array_mut().unwrap();
     routes.retain(|route| route["name"] != "other");
     routes.push(json!({"match": {"path": "/teapot"}, "direct_response": {"status": 418}}));
     // How many digits the upstream's milliseconds have would be in the response's size.
-    let router = if mode == Mode::AccessLogger { 0 } else { 1 };
+    let router = if run.mode == Mode::AccessLogger { 0 } else { 1 };
     let router = format!("{HTTP_CONNECTION_MANAGER}/http_filters/{router}/typed_config");
     bootstrap.at(&router).unwrap()["suppress_envoy_headers"] = json!(true);
-    let configuration = bootstrap.plugin("/configuration/value").unwrap().as_str().unwrap().to_owned();
-    (bootstrap, serde_json::from_str(&configuration).unwrap())
+    bootstrap
 }
 
-async fn check(release: Release, mode: Mode, receiving: Receiving) {
+/// What the plugin is configured with.
+fn configuration(mut bootstrap: Bootstrap) -> Value {
+    let text = bootstrap.plugin("/configuration/value").unwrap().as_str().unwrap().to_owned();
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn check(run: Run) {
     let project = Project::locate().unwrap();
     artefacts::build_plugin(&project).unwrap();
-    let (bootstrap, configuration) = bootstrap(&project, release, mode);
-    let hosted = in_host(&project, configuration, mode, receiving);
-    let real = in_envoy(&project, release, bootstrap, mode, receiving).await;
-    let what = format!("{mode:?} in {}, the receiver {receiving:?}", release.version);
+    let bootstrap = bootstrap(&project, run);
+    let other = bootstrap.clone().with_plugin_keys(&other_keys()).unwrap();
+    let hosted = in_host(&project, [configuration(bootstrap.clone()), configuration(other)], run);
+    let real = in_envoy(&project, bootstrap, run).await;
     let only_in = |some: &Outcome, other: &Outcome| -> Vec<String> {
         let unmatched = some.records.iter().filter(|record| !other.records.contains(record));
         unmatched.map(|record| record.join("\n  ")).collect()
@@ -197,33 +281,47 @@ async fn check(release: Release, mode: Mode, receiving: Receiving) {
     let (in_host, in_envoy) = (only_in(&hosted, &real), only_in(&real, &hosted));
     assert!(
         in_host.is_empty() && in_envoy.is_empty(),
-        "{what}: records only in the host:\n{}\n\nonly in Envoy:\n{}",
+        "{run:?}: records only in the host:\n{}\n\nonly in Envoy:\n{}",
         in_host.join("\n"),
         in_envoy.join("\n"),
     );
-    assert_eq!(hosted, real, "{what}: the host's outcome is not Envoy's");
+    assert_eq!(hosted, real, "{run:?}: the host's outcome is not Envoy's");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_access_logger_exports_and_counts_alike_in_envoy_and_in_the_host() {
     for release in fetch::ENVOY_RELEASES {
-        check(release, Mode::AccessLogger, Receiving::Takes).await;
+        check(Run { release, ..Run::new(Mode::AccessLogger, Receiving::Takes) }).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_exports_and_counts_alike_in_envoy_and_in_the_host() {
     for release in fetch::ENVOY_RELEASES {
-        check(release, Mode::HttpFilter, Receiving::Takes).await;
+        check(Run { release, ..Run::new(Mode::HttpFilter, Receiving::Takes) }).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_alike_in_envoy_and_in_the_host() {
-    check(ENVOY_1_40, Mode::AccessLogger, Receiving::Refuses).await;
+    check(Run::new(Mode::AccessLogger, Receiving::Refuses)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn retries_are_alike_in_envoy_and_in_the_host() {
-    check(ENVOY_1_40, Mode::AccessLogger, Receiving::IsNotReadyAtFirst).await;
+async fn retries_are_alike_in_envoy_and_in_the_host_whatever_was_wrong() {
+    for receiving in [
+        Receiving::IsNotReadyAtFirst,
+        Receiving::ResetsAtFirst,
+        Receiving::ResetsWithinFirstAnswers,
+        Receiving::HangsAtFirst,
+    ] {
+        check(Run::new(Mode::AccessLogger, receiving)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconfiguration_is_alike_in_envoy_and_in_the_host() {
+    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+        check(Run { reconfigures: true, ..Run::new(mode, Receiving::Takes) }).await;
+    }
 }
