@@ -91,9 +91,8 @@ impl Lease {
     /// Changes the own beat and looks for lost owners, when it is time to. `false` when this root context was taken for
     /// lost itself, in which case all that it holds has been counted already.
     pub(super) fn round(&mut self, now_unix_nano: u64, statistics: &Statistics) -> bool {
-        // After a clock was set back, the next round is a round away at most.
-        self.next_round_unix_nano = self.next_round_unix_nano.min(now_unix_nano.saturating_add(ROUND_NANO));
-        if now_unix_nano < self.next_round_unix_nano {
+        // After a clock was set back nobody knows how long ago the last round was.
+        if (1..=ROUND_NANO).contains(&self.next_round_unix_nano.saturating_sub(now_unix_nano)) {
             return true;
         }
         self.next_round_unix_nano = now_unix_nano.saturating_add(ROUND_NANO);
