@@ -86,6 +86,7 @@ struct Call {
     name: String,
     is_logs: bool,
     body: Vec<u8>,
+    items: i64,
 }
 
 struct World {
@@ -104,6 +105,9 @@ struct World {
     /// The collector's memory: batches taken, and records in them.
     taken_batches: HashSet<String>,
     taken_records: HashSet<u64>,
+    /// Records that the collector has said it took, and that it refused for good.
+    accepted: i64,
+    refused: i64,
     spilled_lines: i64,
 }
 
@@ -121,6 +125,8 @@ impl World {
             sent: HashMap::new(),
             taken_batches: HashSet::new(),
             taken_records: HashSet::new(),
+            accepted: 0,
+            refused: 0,
             spilled_lines: 0,
         };
         world.reconfigure();
@@ -180,7 +186,8 @@ impl World {
                 let first = self.sent.entry(name.clone()).or_insert_with(|| body.clone());
                 prop_assert_eq!(&*first, &body, "{} was sent again with other bytes", name);
                 let is_logs = matches!(batch.signal, Signal::Logs);
-                self.calls.push(Call { generation, token: self.next_token, name, is_logs, body });
+                let (token, items) = (self.next_token, batch.items as i64);
+                self.calls.push(Call { generation, token, name, is_logs, body, items });
                 pipeline.dispatched(batch, self.next_token, self.now);
                 self.next_token += 1;
             }
@@ -208,8 +215,17 @@ impl World {
             }
             Reply::Silence(_) => None,
         };
+        if call.is_logs && status.is_some() && !is_unavailable(status) {
+            let refused = match reply {
+                Reply::Ok => 0,
+                Reply::Partial(rejected) => i64::from(rejected).min(call.items),
+                _ => call.items,
+            };
+            self.refused += refused;
+            self.accepted += call.items - refused;
+        }
         let is_taken = matches!(reply, Reply::Ok | Reply::Partial(_) | Reply::Silence(true));
-        let is_failure = matches!(status, None | Some(429 | 502 | 503 | 504));
+        let is_failure = status.is_none() || is_unavailable(status);
         let successes = &mut self.successes[call.generation];
         *successes = if is_failure { 0 } else { *successes + 1 };
         // A batch that comes again under its name is answered like the first, and stored once.
@@ -232,8 +248,8 @@ impl World {
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
-        let (mut captured, mut ended, mut delivered, mut spilled) = (0, 0, 0, 0);
-        for pipeline in &mut self.generations {
+        let (mut captured, mut ended, mut delivered, mut rejected, mut spilled) = (0, 0, 0, 0, 0);
+        for (generation, pipeline) in self.generations.iter_mut().enumerate() {
             self.spilled_lines += pipeline.take_spilled().len() as i64;
             let ledger = pipeline.ledger();
             let dropped: i64 =
@@ -241,18 +257,20 @@ impl World {
             let pending = ledger.get(Stat::RecordsPending);
             prop_assert!(pending >= 0);
             prop_assert!((0..=self.queue_bytes as i64).contains(&ledger.get(Stat::QueueBytes)));
+            let of_generation = self.calls.iter().filter(|call| call.generation == generation);
+            let under_way: usize = of_generation.map(|call| call.body.len()).sum();
+            prop_assert!(under_way as i64 <= ledger.get(Stat::QueueBytes), "what is under way counts");
             captured += ledger.get(Stat::RecordsCaptured);
             delivered += ledger.get(Stat::RecordsDelivered);
+            rejected += ledger.get(Stat::RecordsDropped(Reason::Rejected));
             spilled += ledger.get(Stat::RecordsDropped(Reason::Spilled));
             ended += ledger.get(Stat::RecordsDelivered) + dropped + pending;
         }
         prop_assert_eq!(captured, ended, "captured = delivered + dropped + pending");
         prop_assert_eq!(captured, self.captured.len() as i64);
         prop_assert_eq!(spilled, self.spilled_lines);
-        prop_assert!(
-            delivered <= self.taken_records.len() as i64,
-            "delivered is never more than what was taken"
-        );
+        prop_assert_eq!((delivered, rejected), (self.accepted, self.refused), "as the collector has said");
+        prop_assert!(delivered <= self.taken_records.len() as i64, "and no more than it has taken");
         Ok(())
     }
 
@@ -271,6 +289,10 @@ impl World {
         }
         Err(TestCaseError::fail("the drain does not end"))
     }
+}
+
+fn is_unavailable(status: Option<u16>) -> bool {
+    matches!(status, Some(429 | 502 | 503 | 504))
 }
 
 fn pipeline(setting: Setting, queue_bytes: usize, seed: [u8; 16], now: u64) -> Pipeline {
