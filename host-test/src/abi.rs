@@ -86,6 +86,9 @@ fn link(module: &Module) -> Result<Linker<HostState>> {
     Ok(linker)
 }
 
+/// Envoy's worker would hang in such a hook; a test fails by it.
+const MAX_CALLS_IN_HOOK: u64 = 1_000_000;
+
 /// Runs one proxy-wasm host call: counts it, lets an injected fault answer instead, and turns the outcome into a status.
 fn host_call(
     caller: Caller<'_, HostState>,
@@ -95,6 +98,11 @@ fn host_call(
     let mut guest = Guest::new(caller)?;
     if guest.state().vm.starting && name != "proxy_log" {
         bail!("`{name}` was called from the module's initialization, where Envoy does not allow it");
+    }
+    let vm = &mut guest.state_mut().vm;
+    vm.calls_in_hook = vm.calls_in_hook.saturating_add(1);
+    if vm.calls_in_hook > MAX_CALLS_IN_HOOK {
+        bail!("`{name}`: the hook has made {MAX_CALLS_IN_HOOK} host calls, and does not end");
     }
     let world = &mut guest.state_mut().world;
     let calls = world.host_calls.entry(name).or_default();

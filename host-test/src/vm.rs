@@ -255,6 +255,7 @@ impl Vm {
         let state = self.store.data_mut();
         state.vm.current_context = context;
         state.vm.effective_context = 0;
+        state.vm.calls_in_hook = 0;
         std::mem::swap(&mut state.world, world);
         let called = function.call(&mut self.store, &arguments, &mut results);
         std::mem::swap(&mut self.store.data_mut().world, world);

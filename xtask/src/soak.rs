@@ -118,7 +118,7 @@ fn choose(random: &mut Rng) -> Treatment {
     use hyper::StatusCode;
     let treatments = [
         Treatment::Down,
-        Treatment::UpdateListener,
+        Treatment::UpdateListener(Behaviour::HEALTHY),
         Treatment::Trap,
         Treatment::Receiver(Behaviour::HEALTHY),
         Treatment::Receiver(AskForPause(StatusCode::SERVICE_UNAVAILABLE, 1)),

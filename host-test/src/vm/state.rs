@@ -47,6 +47,8 @@ pub(crate) struct VmState {
     pub(crate) starting: bool,
     pub(crate) contexts: BTreeMap<u32, Context>,
     pub(crate) effective_context: u32,
+    /// Since the hook that runs was entered.
+    pub(crate) calls_in_hook: u64,
     pub(crate) metrics: MetricIds,
     pub(crate) random: SmallRng,
     pub(crate) compiler: Arc<Compiler>,
@@ -158,6 +160,7 @@ impl VmState {
             starting: true,
             contexts: BTreeMap::new(),
             effective_context: 0,
+            calls_in_hook: 0,
             metrics: MetricIds::default(),
             random: SmallRng::seed_from_u64(seed),
             compiler,

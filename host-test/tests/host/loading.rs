@@ -48,6 +48,17 @@ fn a_host_function_that_is_not_emulated_traps_with_its_name() {
 }
 
 #[test]
+fn a_hook_that_calls_for_ever_traps() {
+    let module = compile(
+        r#"(import "env" "proxy_set_tick_period_milliseconds" (func $set (param i32) (result i32)))
+           (func (export "proxy_on_log") (param i32) (loop (drop (call $set (i32.const 1))) (br 0)))"#,
+    );
+    let mut proxy = Proxy::load(&module.unwrap()).start().unwrap();
+    let error = format!("{:?}", proxy.request(get("/")).respond(200).unwrap_err());
+    assert!(error.contains("host calls, and does not end"), "{error}");
+}
+
+#[test]
 fn initialization_must_not_call_the_proxy() {
     let module = compile(
         r#"(import "env" "proxy_done" (func $done (result i32)))

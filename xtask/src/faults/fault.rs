@@ -14,8 +14,9 @@ pub enum Treatment {
     Receiver(Behaviour),
     /// Nobody listens where the receiver was.
     Down,
-    /// The listener is replaced by one with another configuration of the plugin, a few times.
-    UpdateListener,
+    /// The listener is replaced by one with another configuration of the plugin, a few times, while the receiver treats
+    /// calls so.
+    UpdateListener(Behaviour),
     /// The plugin traps, a few times.
     Trap,
 }
@@ -57,6 +58,7 @@ pub fn common_keys() -> Vec<(&'static str, Value)> {
 pub fn all() -> Vec<Fault> {
     use Behaviour::{Answer, AskForPause, Delay, Hang, Reset, ResetWithinAnswer, TakeInPart};
     use Treatment::{Down, Receiver, Trap, UpdateListener};
+    let unavailable = Answer(StatusCode::SERVICE_UNAVAILABLE);
     // Two calls of 4 KiB are taken each half second, and several times as much comes.
     let slow = Receiver(Delay(Duration::from_millis(500)));
     let small = |when_full: &str| {
@@ -84,7 +86,9 @@ pub fn all() -> Vec<Fault> {
         Fault { keys: small("drop_oldest"), ..fault("too slow, drop_oldest", slow, queue_full) },
         Fault { keys: small("drop_newest"), ..fault("too slow, drop_newest", slow, queue_full) },
         Fault { keys: small("spill"), ..fault("too slow, spill", slow, &["spilled", "queue_full"]) },
-        fault("listener update", UpdateListener, &[]),
+        fault("listener update", UpdateListener(Behaviour::HEALTHY), &[]),
+        // Longer than a replaced listener lives, so that its root contexts are told to go while they hold something.
+        Fault { times_longer: 3, ..fault("listener update, 503", UpdateListener(unavailable), &[]) },
         fault("trap", Trap, &["vm_lost"]),
     ]
 }

@@ -137,11 +137,13 @@ impl Stand {
                 self.watch(duration).await?;
                 self.receiver.come_back()?;
             }
-            Treatment::UpdateListener => {
+            Treatment::UpdateListener(behaviour) => {
+                self.receiver.behave(behaviour);
                 for _ in 0..4 {
                     self.update_listener()?;
                     self.watch(duration / 4).await?;
                 }
+                self.receiver.behave(Behaviour::HEALTHY);
             }
             Treatment::Trap => {
                 for _ in 0..2 {
