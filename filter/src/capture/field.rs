@@ -24,6 +24,8 @@ pub enum Field {
     RequestId,
     /// The `traceparent` header as it stands when the request ends.
     Traceparent,
+    /// The `tracestate` header, which may state the trace's randomness.
+    Tracestate,
     /// The request's `content-type`, which tells gRPC.
     ContentType,
     /// Bytes of the request, headers included.
@@ -62,11 +64,13 @@ pub(super) enum Use {
     Logs,
     /// Log records and histograms.
     Both,
+    /// Only to decide whether there is a log record.
+    Decision,
 }
 
-/// Every field: its attribute's name, and whether histograms need it. In the order of [`Field`].
-pub(super) const FIELDS: [(Field, &str, Use); 24] = [
-    (Field::StartTime, "request.time", Use::Both),
+/// Every field: its attribute's name, and what it is for. In the order of [`Field`].
+pub(super) const FIELDS: [(Field, &str, Use); 25] = [
+    (Field::StartTime, "request.time", Use::Logs),
     (Field::Duration, "request.duration", Use::Both),
     (Field::Method, "request.method", Use::Both),
     (Field::Path, "request.path", Use::Logs),
@@ -76,6 +80,7 @@ pub(super) const FIELDS: [(Field, &str, Use); 24] = [
     (Field::UserAgent, "request.useragent", Use::Logs),
     (Field::RequestId, "request.id", Use::Logs),
     (Field::Traceparent, "request.headers.traceparent", Use::Logs),
+    (Field::Tracestate, "request.headers.tracestate", Use::Decision),
     (Field::ContentType, "request.headers.content-type", Use::Both),
     (Field::RequestSize, "request.total_size", Use::Logs),
     (Field::Status, "response.code", Use::Both),

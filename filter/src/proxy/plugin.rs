@@ -1,12 +1,13 @@
 //! One configured root context: the pipeline, and the host calls that feed it and that carry out what it says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use log::{error, warn};
 
 use super::host::{self, Expression, Statistics};
 use super::lease::Lease;
-use crate::capture::Captured;
+use crate::capture::{Captured, Malformed, Stage};
 use crate::config::{Config, ConfigError};
 use crate::otlp::answer::Answer;
 use crate::pipeline::{Node, Pipeline};
@@ -17,7 +18,9 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// A configured root context.
 pub(super) struct Plugin {
     pipeline: Pipeline,
-    expression: Option<Expression>,
+    /// For the stages of the plan.
+    first: Option<Expression>,
+    rest: Option<Expression>,
     statistics: Statistics,
     lease: Lease,
     captured: Captured,
@@ -38,15 +41,20 @@ impl Plugin {
             cluster: host::text_property(b"xds\0node\0cluster"),
         };
         let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
-        let expression = Expression::create(pipeline.plan().expression());
-        if expression.is_none() {
+        let plan = pipeline.plan();
+        let (first, rest) = (compile(plan.first()), compile(plan.rest()));
+        if [(&first, plan.first()), (&rest, plan.rest())]
+            .iter()
+            .any(|(expression, stage)| expression.is_none() && !stage.is_empty())
+        {
             warn!("the host does not evaluate expressions: values are fetched one by one, which costs more");
         }
         host::set_tick_period(pipeline.tick_period());
         Ok(Self {
             lease: Lease::new(pipeline.instance_id()),
             pipeline,
-            expression,
+            first,
+            rest,
             statistics: Statistics::define(),
             captured: Captured::default(),
         })
@@ -59,8 +67,7 @@ impl Plugin {
         if host::property(b"request\0headers\0x-offpath-trap").is_some() {
             std::process::abort();
         }
-        self.capture();
-        self.pipeline.observe(&self.captured, now);
+        self.observe(now);
         self.tell();
     }
 
@@ -115,7 +122,7 @@ impl Plugin {
         self.pipeline.abandon();
         self.tell();
         self.lease.release();
-        if let Some(expression) = self.expression.take() {
+        for expression in [self.first.take(), self.rest.take()].into_iter().flatten() {
             expression.delete();
         }
     }
@@ -131,19 +138,22 @@ impl Plugin {
         now
     }
 
-    /// All values in one call, or else one by one.
-    fn capture(&mut self) {
-        let plan = self.pipeline.plan();
-        let slots = plan.property_paths().len();
-        let listed = self.expression.as_ref().and_then(Expression::evaluate);
-        if listed.is_some_and(|answer| self.captured.take_list(answer, slots).is_ok()) {
-            return;
-        }
+    /// Asks for a request in one call, or in two where not all requests become records: what decides, then the rest of
+    /// those that are kept.
+    fn observe(&mut self, now_unix_nano: u64) {
+        let plan = Rc::clone(self.pipeline.plan());
         self.captured.clear();
-        for path in plan.property_paths() {
-            self.captured.push(host::property(path).as_deref());
+        let mut fell_back = fetch(plan.first(), self.first.as_ref(), &mut self.captured, Captured::take_list);
+        if plan.rest().is_empty() {
+            self.pipeline.observe(&self.captured, now_unix_nano);
+        } else if let Some(kept) = self.pipeline.judge(&self.captured, now_unix_nano) {
+            fell_back |=
+                fetch(plan.rest(), self.rest.as_ref(), &mut self.captured, Captured::extend_with_list);
+            self.pipeline.record(&self.captured, &kept, now_unix_nano);
         }
-        self.pipeline.capture_fell_back();
+        if fell_back {
+            self.pipeline.capture_fell_back();
+        }
     }
 
     /// Tells the proxy what has changed: its log the records that found no room, then its statistics.
@@ -155,4 +165,28 @@ impl Plugin {
         ledger.take_changes(|stat, change| self.statistics.add(stat, change));
         self.lease.hold(ledger);
     }
+}
+
+fn compile(stage: &Stage) -> Option<Expression> {
+    if stage.is_empty() { None } else { Expression::create(stage.expression()) }
+}
+
+/// All values of a stage in one call, or else one by one. Whether they had to be fetched one by one.
+fn fetch(
+    stage: &Stage,
+    expression: Option<&Expression>,
+    captured: &mut Captured,
+    take: fn(&mut Captured, Vec<u8>, usize) -> Result<(), Malformed>,
+) -> bool {
+    if stage.is_empty() {
+        return false;
+    }
+    let listed = expression.and_then(Expression::evaluate);
+    if listed.is_some_and(|answer| take(captured, answer, stage.slots()).is_ok()) {
+        return false;
+    }
+    for path in stage.property_paths() {
+        captured.push(host::property(path).as_deref());
+    }
+    true
 }
