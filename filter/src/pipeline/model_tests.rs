@@ -85,9 +85,9 @@ struct World {
 }
 
 impl World {
-    fn new(when_full: &str) -> Self {
+    fn new(when_full: &str, sampling: &str) -> Self {
         let sections = format!(
-            r#""logs":{{"max_record_bytes":512}},"metrics":{{"interval":"1s","temporality":"delta"}},
+            r#""logs":{{"max_record_bytes":512{sampling}}},"metrics":{{"interval":"1s","temporality":"delta"}},
                "batch":{{"max_records":3,"max_bytes":{BATCH_BYTES},"max_delay":"500ms"}},
                "queue":{{"max_bytes":{QUEUE_BYTES},"when_full":"{when_full}"}},
                "retry":{{"initial_backoff":"100ms","max_backoff":"1s","max_elapsed":"5s"}}"#
@@ -221,9 +221,10 @@ impl World {
             captured += ledger.get(Stat::RecordsCaptured);
             delivered += ledger.get(Stat::RecordsDelivered);
             spilled += ledger.get(Stat::RecordsDropped(Reason::Spilled));
-            ended += ledger.get(Stat::RecordsDelivered) + dropped + pending;
+            let sampled_out = ledger.get(Stat::RecordsSampledOut);
+            ended += sampled_out + ledger.get(Stat::RecordsDelivered) + dropped + pending;
         }
-        prop_assert_eq!(captured, ended, "captured = delivered + dropped + pending");
+        prop_assert_eq!(captured, ended, "captured = sampled out + delivered + dropped + pending");
         prop_assert_eq!(captured, self.captured.len() as i64);
         prop_assert_eq!(spilled, self.spilled_lines);
         prop_assert!(
@@ -256,8 +257,13 @@ proptest! {
     fn every_record_has_one_end_whatever_happens(
         steps in proptest::collection::vec(step(), 0..80),
         when_full in prop_oneof![Just("drop_oldest"), Just("drop_newest"), Just("spill")],
+        sampling in prop_oneof![
+            3 => Just(""),
+            1 => Just(r#","sample_ratio":0.7,"sample_by":"random""#),
+            1 => Just(r#","max_records_per_second":2,"sample_by":"random""#),
+        ],
     ) {
-        let mut world = World::new(when_full);
+        let mut world = World::new(when_full, sampling);
         for step in steps {
             world.step(step)?;
         }
