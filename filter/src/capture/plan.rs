@@ -106,10 +106,12 @@ impl Plan {
 /// Whether the histograms need the field.
 fn is_for_series(field: Field, used_by: Use, config: &Config) -> bool {
     let metrics = &config.metrics;
+    let histograms = metrics.histograms;
     metrics.enabled
+        && (histograms.duration || histograms.upstream || histograms.proxy)
         && match field {
             Field::Path => !config.routes.is_empty(),
-            Field::UpstreamDuration => metrics.histograms.upstream || metrics.histograms.proxy,
+            Field::UpstreamDuration => histograms.upstream || histograms.proxy,
             Field::Cluster => metrics.attributes.upstream_cluster,
             Field::RouteName => metrics.attributes.route_name,
             Field::VirtualHostName => metrics.attributes.virtual_host_name,
@@ -204,6 +206,9 @@ mod tests {
         assert_eq!(rest, NONE);
         let [first, _] = asked(r#""logs":{"enabled":false},"routes":["/a"]"#);
         assert!(first.contains(&"request.path".to_owned()));
+        for nothing in [r#""metrics":{"enabled":false}"#, r#""metrics":{"histograms":[]}"#] {
+            assert_eq!(asked(&format!(r#""logs":{{"enabled":false}},{nothing}"#)), [NONE, NONE]);
+        }
     }
 
     #[test]

@@ -72,15 +72,15 @@ mod tests {
         span_id: [1; 8],
         flags: 1,
     };
-    const OF_TRACE_ID: u64 = 0xce92_9d0e_0e47_36;
+    const OF_TRACE_ID: u64 = 0xce_929d_0e0e_4736;
 
     #[test]
     fn randomness_is_the_traces_end_unless_it_is_stated() {
         for (tracestate, expected) in [
             (&b""[..], OF_TRACE_ID),
-            (b"ot=rv:0123456789abcd", 0x0123_4567_89ab_cd),
-            (b"ot=th:8;rv:0123456789abcd;p:1", 0x0123_4567_89ab_cd),
-            (b"congo=t61rcWkgMzE , ot=rv:0123456789abcd,x=y", 0x0123_4567_89ab_cd),
+            (b"ot=rv:0123456789abcd", 0x01_2345_6789_abcd),
+            (b"ot=th:8;rv:0123456789abcd;p:1", 0x01_2345_6789_abcd),
+            (b"congo=t61rcWkgMzE , ot=rv:0123456789abcd,x=y", 0x01_2345_6789_abcd),
             (b"ot=rv:0123456789ABCD", OF_TRACE_ID),
             (b"ot=rv:0123456789abc", OF_TRACE_ID),
             (b"ot=rv:0123456789abcde", OF_TRACE_ID),
