@@ -92,8 +92,10 @@ fn config() -> Value {
     })
 }
 
-/// Requests, each with its status and the weight of its record, if it has one.
-fn mixed() -> Vec<(Request, u16, Option<(&'static str, f64)>)> {
+/// A request with its status, and the path and the weight of its record, if it has one.
+type Case = (Request, u16, Option<(&'static str, f64)>);
+
+fn mixed() -> Vec<Case> {
     // (1 - 0.25) × 2^56, the specification's rejection threshold.
     const THRESHOLD: u64 = 0xc0_0000_0000_0000;
     let by_request_id =

@@ -18,10 +18,10 @@ fn randomness(n: u64) -> u64 {
 
 /// Every seventh request fails, and every eleventh is a health check.
 fn target(n: u64) -> String {
-    match n {
-        n if n % 7 == 0 => format!("/orders/{n}?status=503&n={n}"),
-        n if n % 11 == 0 => format!("/health?n={n}"),
-        n => format!("/orders/{n}?n={n}"),
+    match (n % 7, n % 11) {
+        (0, _) => format!("/orders/{n}?status=503&n={n}"),
+        (_, 0) => format!("/health?n={n}"),
+        _ => format!("/orders/{n}?n={n}"),
     }
 }
 
@@ -29,7 +29,11 @@ fn target(n: u64) -> String {
 fn expected(n: u64) -> Option<f64> {
     // Source: OpenTelemetry's specification, "TraceState: Probability Sampling".
     let threshold = ((1.0 - RATIO) * (1_u64 << 56) as f64) as u64;
-    if n % 7 == 0 { Some(1.0) } else { (n % 11 != 0 && randomness(n) >= threshold).then_some(1.0 / RATIO) }
+    match (n % 7, n % 11) {
+        (0, _) => Some(1.0),
+        (_, 0) => None,
+        _ => (randomness(n) >= threshold).then_some(1.0 / RATIO),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
