@@ -32,16 +32,16 @@ impl Plan {
             first_request_header: 0,
             first_response_header: 0,
         };
-        for (field, name, used_by) in FIELDS {
+        for (field, name, used_by, presence) in FIELDS {
             if is_first(field, used_by) {
                 plan.set_slot(field);
-                plan.first.add_attribute(name);
+                plan.first.add_attribute(name, presence);
             }
         }
-        for (field, name, used_by) in FIELDS {
+        for (field, name, used_by, presence) in FIELDS {
             if chooses && is_for_record(field, used_by, config) && !is_first(field, used_by) {
                 plan.set_slot(field);
-                plan.rest.add_attribute(name);
+                plan.rest.add_attribute(name, presence);
             }
         }
         if config.logs.enabled {
@@ -166,11 +166,11 @@ mod tests {
         let plan = plan(
             r#"{"collector":{"cluster":"c"},"logs":{"request_headers":["X-A"],"response_headers":["y'b"]}}"#,
         );
-        assert!(plan.first().expression().ends_with(
+        assert!(plan.first().guarded_expression().ends_with(
             r#","x-a" in request.headers?request.headers["x-a"]:"","y'b" in response.headers?response.headers["y'b"]:""]"#
         ));
         assert_eq!(plan.property_paths().last().unwrap(), b"response\0headers\0y'b");
-        assert_eq!(plan.first().expression().matches("?").count(), plan.first().slots());
+        assert_eq!(plan.first().guarded_expression().matches("?").count(), plan.first().slots());
     }
 
     /// The attributes of either stage.
@@ -260,7 +260,7 @@ mod tests {
         for path in plan.property_paths() {
             captured.push(Some(path));
         }
-        for (field, name, _) in FIELDS.iter().filter(|(field, ..)| *field != Field::VirtualHostName) {
+        for (field, name, ..) in FIELDS.iter().filter(|(field, ..)| *field != Field::VirtualHostName) {
             let path = name.replace('.', "\0");
             assert_eq!(plan.bytes(&captured, *field), path.as_bytes());
         }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use log::{error, warn};
 
-use super::host::{self, Expression, Statistics};
+use super::fetch::Lists;
+use super::host::{self, Statistics};
 use super::lease::Lease;
-use crate::capture::{Captured, Malformed, Stage};
+use crate::capture::Captured;
 use crate::config::{Config, ConfigError};
 use crate::otlp::answer::Answer;
 use crate::pipeline::{Node, Pipeline};
@@ -19,8 +20,8 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 pub(super) struct Plugin {
     pipeline: Pipeline,
     /// For the stages of the plan.
-    first: Option<Expression>,
-    rest: Option<Expression>,
+    first: Lists,
+    rest: Lists,
     statistics: Statistics,
     lease: Lease,
     captured: Captured,
@@ -42,11 +43,8 @@ impl Plugin {
         };
         let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
         let plan = pipeline.plan();
-        let (first, rest) = (compile(plan.first()), compile(plan.rest()));
-        if [(&first, plan.first()), (&rest, plan.rest())]
-            .iter()
-            .any(|(expression, stage)| expression.is_none() && !stage.is_empty())
-        {
+        let (first, rest) = (Lists::compile(plan.first()), Lists::compile(plan.rest()));
+        if first.is_none() || rest.is_none() {
             warn!("the host does not evaluate expressions: values are fetched one by one, which costs more");
         }
         host::set_tick_period(pipeline.tick_period());
@@ -122,9 +120,8 @@ impl Plugin {
         self.pipeline.abandon();
         self.tell();
         self.lease.release();
-        for expression in [self.first.take(), self.rest.take()].into_iter().flatten() {
-            expression.delete();
-        }
+        self.first.delete();
+        self.rest.delete();
     }
 
     /// What every hook begins with: the time, and whether what is held is still ours to tell of.
@@ -138,20 +135,19 @@ impl Plugin {
         now
     }
 
-    /// Asks for a request in one call, or in two where not all requests become records: what decides, then the rest of
+    /// Asks for a request at once, or in two steps where not all requests become records: what decides, then the rest of
     /// those that are kept.
     fn observe(&mut self, now_unix_nano: u64) {
         let plan = Rc::clone(self.pipeline.plan());
         self.captured.clear();
-        let mut fell_back = fetch(plan.first(), self.first.as_ref(), &mut self.captured, Captured::take_list);
+        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
         if plan.rest().is_empty() {
             self.pipeline.observe(&self.captured, now_unix_nano);
         } else if let Some(kept) = self.pipeline.judge(&self.captured, now_unix_nano) {
-            fell_back |=
-                fetch(plan.rest(), self.rest.as_ref(), &mut self.captured, Captured::extend_with_list);
+            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
             self.pipeline.record(&self.captured, &kept, now_unix_nano);
         }
-        if fell_back {
+        if !is_listed {
             self.pipeline.capture_fell_back();
         }
     }
@@ -165,28 +161,4 @@ impl Plugin {
         ledger.take_changes(|stat, change| self.statistics.add(stat, change));
         self.lease.hold(ledger);
     }
-}
-
-fn compile(stage: &Stage) -> Option<Expression> {
-    if stage.is_empty() { None } else { Expression::create(stage.expression()) }
-}
-
-/// All values of a stage in one call, or else one by one. Whether they had to be fetched one by one.
-fn fetch(
-    stage: &Stage,
-    expression: Option<&Expression>,
-    captured: &mut Captured,
-    take: fn(&mut Captured, Vec<u8>, usize) -> Result<(), Malformed>,
-) -> bool {
-    if stage.is_empty() {
-        return false;
-    }
-    let listed = expression.and_then(Expression::evaluate);
-    if listed.is_some_and(|answer| take(captured, answer, stage.slots()).is_ok()) {
-        return false;
-    }
-    for path in stage.property_paths() {
-        captured.push(host::property(path).as_deref());
-    }
-    true
 }

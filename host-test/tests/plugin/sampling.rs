@@ -77,6 +77,12 @@ fn a_request_takes_one_call_a_kept_one_among_others_two_and_nothing_is_asked_for
             let left_out = calls_for(&mut proxy, traced("/", LEFT_OUT), 200);
             assert_eq!((kept, left_out), *expected, "{case} ({mode:?})");
         }
+        let mut proxy = builder(json!({})).mode(mode).start().unwrap();
+        proxy.request(get("/")).respond(200).unwrap();
+        // What a request may well lack costs nothing, what nearly all have costs a second list.
+        let bare = get("/").without_upstream("direct_response").with(|info| info.cluster_name = None);
+        assert_eq!(calls_for(&mut proxy, bare, 200), 1, "{mode:?}");
+        assert_eq!(calls_for(&mut proxy, Request::malformed(), 400), 2, "{mode:?}");
         let mut proxy = builder(half.clone()).mode(mode).start().unwrap();
         proxy.request(traced("/", KEPT)).respond(200).unwrap();
         assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 2, "a failed one is kept ({mode:?})");
