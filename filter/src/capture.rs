@@ -1,19 +1,29 @@
 //! What is asked of the host about a finished request, and how its answer becomes bytes by field.
 //!
-//! A [`Plan`] is compiled from the configuration: which fields and headers are wanted, as one CEL list for
-//! `expr_evaluate` (one host call for all of them) and as property paths (one host call each, where CEL is missing or
-//! fails). Either answer fills the same [`Captured`], which goes to [`crate::request`]. Nothing is dropped here: a
-//! field that the host does not have is empty.
+//! A [`Plan`] is compiled from the configuration: which fields and headers are wanted of every request, and which of
+//! those only whose records are kept. Each of these two [`Stage`]s can be asked for as one CEL list for `expr_evaluate`
+//! (one host call for all of it) and as property paths (one host call each, where CEL is missing or fails). Either answer
+//! fills the same [`Captured`], which goes to [`crate::request`]. Nothing is dropped here: a field that the host does not
+//! have is empty.
 
 mod field;
 mod plan;
+mod stage;
 
 pub use field::Field;
 pub use plan::Plan;
+pub use stage::Stage;
 
-/// The values of one request, by the slots of a [`Plan`]. Reused from request to request.
+/// The values of one request, by the slots of a [`Plan`]: those of its first stage, then those of the rest, if they were
+/// asked for. Reused from request to request.
 #[derive(Debug, Default)]
 pub struct Captured {
+    first: Values,
+    rest: Values,
+}
+
+#[derive(Debug, Default)]
+struct Values {
     bytes: Vec<u8>,
     spans: Vec<(u32, u32)>,
 }
@@ -23,15 +33,58 @@ pub struct Captured {
 pub struct Malformed;
 
 impl Captured {
-    /// Takes the answer to the plan's CEL list: proxy-wasm's serialized pairs, u32 little-endian count, then a u32
-    /// length of the value and a u32 length of the unused second half for each, then for each value its bytes, NUL,
-    /// the second half, NUL.
+    /// Takes the answer to a CEL list as the first values of a request: proxy-wasm's serialized pairs, u32 little-endian
+    /// count, then a u32 length of the value and a u32 length of the unused second half for each, then for each value its
+    /// bytes, NUL, the second half, NUL.
     ///
     /// # Errors
-    /// When the answer is not `slots` such values.
+    /// When the answer is not `slots` such values; then nothing is known of the request.
     pub fn take_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
+        self.rest.clear();
+        self.first.take_list(answer, slots)
+    }
+
+    /// Takes a further answer, whose slots follow those that are there.
+    ///
+    /// # Errors
+    /// When the answer is not `slots` such values; then only the first ones are known.
+    pub fn extend_with_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
+        self.rest.take_list(answer, slots)
+    }
+
+    /// Forgets the last request.
+    pub fn clear(&mut self) {
+        self.first.clear();
+        self.rest.clear();
+    }
+
+    /// Appends the next slot's value, as the property path answers it; `None` is a value that the host does not have.
+    pub fn push(&mut self, value: Option<&[u8]>) {
+        let values = if self.rest.spans.is_empty() { &mut self.first } else { &mut self.rest };
+        values.push(value);
+    }
+
+    /// The bytes in a slot; empty where the host has none.
+    pub fn slot(&self, slot: usize) -> &[u8] {
+        match slot.checked_sub(self.first.spans.len()) {
+            None => self.first.slot(slot),
+            Some(slot) => self.rest.slot(slot),
+        }
+    }
+}
+
+impl Values {
+    fn take_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
         self.bytes = answer;
         self.spans.clear();
+        let read = self.read_spans(slots);
+        if read.is_err() {
+            self.clear();
+        }
+        read
+    }
+
+    fn read_spans(&mut self, slots: usize) -> Result<(), Malformed> {
         let count = self.u32_at(0).ok_or(Malformed)? as usize;
         if count != slots {
             return Err(Malformed);
@@ -51,14 +104,12 @@ impl Captured {
         if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
     }
 
-    /// Forgets the last request.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
     }
 
-    /// Appends the next slot's value, as the property path answers it; `None` is a value that the host does not have.
-    pub fn push(&mut self, value: Option<&[u8]>) {
+    fn push(&mut self, value: Option<&[u8]>) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value.unwrap_or_default());
         let span =
@@ -66,8 +117,7 @@ impl Captured {
         self.spans.push(span);
     }
 
-    /// The bytes in a slot; empty where the host has none.
-    pub fn slot(&self, slot: usize) -> &[u8] {
+    fn slot(&self, slot: usize) -> &[u8] {
         let span =
             self.spans.get(slot).and_then(|&(start, end)| self.bytes.get(start as usize..end as usize));
         span.unwrap_or_default()
@@ -108,6 +158,30 @@ mod tests {
             assert_eq!(by_value.slot(slot), *value);
         }
         assert_eq!(by_list.slot(4), b"");
+    }
+
+    #[test]
+    fn the_rest_follows_the_first_however_either_was_asked_for() {
+        let (first, rest): ([&[u8]; 2], [&[u8]; 2]) = ([b"GET", b"/"], [b"", b"curl"]);
+        for (first_listed, rest_listed) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut captured = Captured::default();
+            captured.take_list(list(&[b"another", b"request"]), 2).unwrap();
+            captured.extend_with_list(list(&[b"altogether"]), 1).unwrap();
+            captured.clear();
+            if first_listed {
+                captured.take_list(list(&first), 2).unwrap();
+            } else {
+                first.iter().for_each(|value| captured.push(Some(value)));
+            }
+            if rest_listed {
+                captured.extend_with_list(list(&rest), 2).unwrap();
+            } else {
+                assert_eq!(captured.extend_with_list(list(&rest), 3), Err(Malformed));
+                rest.iter().for_each(|value| captured.push(Some(value)));
+            }
+            let slots: Vec<_> = (0..5).map(|slot| captured.slot(slot)).collect();
+            assert_eq!(slots, [b"GET", &b"/"[..], b"", b"curl", b""]);
+        }
     }
 
     #[test]

@@ -156,6 +156,12 @@ impl Ledger {
         self.add(Stat::RecordsPending, 1);
     }
 
+    /// A request would have become a record, but was left out.
+    pub fn sampled_out(&mut self) {
+        self.add(Stat::RecordsCaptured, 1);
+        self.add(Stat::RecordsSampledOut, 1);
+    }
+
     /// Pending records were accepted.
     pub fn delivered(&mut self, records: u64) {
         self.add(Stat::RecordsDelivered, records);

@@ -5,16 +5,18 @@
 //! 1. [`config`] says what is wanted;
 //! 2. [`capture`] turns what the host tells about a request into bytes by field;
 //! 3. [`request`] reads them as one finished request, and says how it ended;
-//! 4. [`redact`] takes out what must never be told;
-//! 5. [`measure`] counts the request into the histograms of its series;
-//! 6. [`record`] encodes it as an OTLP log record;
-//! 7. [`otlp`] is the wire format: protobuf fields, envelopes, answers;
-//! 8. [`batch`] gathers encoded records until a batch is full or old enough;
-//! 9. [`delivery`] holds sealed batches, says which to send next, and what each answer means;
-//! 10. [`ledger`] counts every record into exactly one end;
-//! 11. [`pipeline`] is all of this as one value, owned by one root context;
-//! 12. [`lease`] says who holds records, so that those of a lost virtual machine are counted too;
-//! 13. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
+//! 4. [`route`] finds the path template that it matches;
+//! 5. [`policy`] decides whether it becomes a record, and how many requests that stands for;
+//! 6. [`measure`] counts the request into the histograms of its series;
+//! 7. [`redact`] takes out what must never be told;
+//! 8. [`record`] encodes it as an OTLP log record;
+//! 9. [`otlp`] is the wire format: protobuf fields, envelopes, answers;
+//! 10. [`batch`] gathers encoded records until a batch is full or old enough;
+//! 11. [`delivery`] holds sealed batches, says which to send next, and what each answer means;
+//! 12. [`ledger`] counts every record into exactly one end;
+//! 13. [`pipeline`] is all of this as one value, owned by one root context;
+//! 14. [`lease`] says who holds records, so that those of a lost virtual machine are counted too;
+//! 15. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
 //!
 //! Everything but the shell takes plain data, with time and randomness as arguments.
 
@@ -24,9 +26,13 @@ pub mod capture;
 
 pub mod request;
 
-pub mod redact;
+pub mod route;
+
+pub mod policy;
 
 pub mod measure;
+
+pub mod redact;
 
 pub mod record;
 

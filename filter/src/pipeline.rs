@@ -3,6 +3,7 @@
 //! The shell hands in what it captured, the time, and what became of its calls; it takes out the calls to make and the
 //! changes of the statistics. Nothing here knows a proxy.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -15,8 +16,10 @@ use crate::ledger::{Ledger, Reason, Stat};
 use crate::measure::{ExportedRequest, Measurements};
 use crate::otlp::answer::Answer;
 use crate::otlp::envelope::Envelope;
+use crate::policy::{Policy, Verdict};
 use crate::record::Encoder;
 use crate::request::FinishedRequest;
+use crate::route::Routes;
 
 /// The name of the instrumentation scope, and of the product.
 const SCOPE_NAME: &str = "offpath";
@@ -39,11 +42,20 @@ pub struct Node {
     pub cluster: String,
 }
 
+/// A request whose record is kept, while the rest of it is asked for.
+#[derive(Debug)]
+pub struct Kept {
+    weight: f64,
+    route_index: Option<u16>,
+}
+
 /// One root context's way of a record.
 #[derive(Debug)]
 pub struct Pipeline {
     config: Config,
-    plan: Plan,
+    plan: Rc<Plan>,
+    routes: Rc<Routes>,
+    policy: Policy,
     instance_id: Uuid,
     envelope: Envelope,
     encoder: Encoder,
@@ -60,7 +72,7 @@ impl Pipeline {
     /// A pipeline without data. `random` names this instance and spreads its exports over the interval.
     ///
     /// # Errors
-    /// When the resource leaves no room for a record in a batch.
+    /// When the resource leaves no room for a record in a batch, or the routes contradict each other.
     pub fn new(
         config: Config,
         node: &Node,
@@ -81,15 +93,18 @@ impl Pipeline {
         let interval = nano(config.metrics.interval);
         // Workers start in phase; the first export comes after half an interval up to a whole one.
         let first_export = interval / 2 + interval / 2 / 256 * u64::from(random[0]);
+        let (seed, other_seed) = instance_id.as_u64_pair();
         Ok(Self {
-            plan: Plan::new(&config),
+            plan: Rc::new(Plan::new(&config)),
+            routes: Rc::new(Routes::new(&config.routes)?),
+            policy: Policy::new(&config.logs, &config.routes, other_seed),
             instance_id,
             encoder: Encoder::new(&config.logs, max_record_bytes),
             batcher: Batcher::new(&config.batch),
             measurements: Measurements::new(&config.metrics, now_unix_nano),
             has_new_measurements: false,
             next_export_unix_nano: now_unix_nano.saturating_add(first_export),
-            delivery: Delivery::new(&config, instance_id.as_u64_pair().0),
+            delivery: Delivery::new(&config, seed),
             ledger: Ledger::default(),
             draining: false,
             envelope,
@@ -98,7 +113,7 @@ impl Pipeline {
     }
 
     /// What is asked of the host about each request.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Rc<Plan> {
         &self.plan
     }
 
@@ -107,21 +122,74 @@ impl Pipeline {
         (self.config.batch.max_delay / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
-    /// A request has finished: counts it, and makes a record of it.
+    /// A request has finished, of which both stages of the plan were captured: all that [`Pipeline::judge`] and
+    /// [`Pipeline::record`] do.
     pub fn observe(&mut self, captured: &Captured, now_unix_nano: u64) {
-        let request = FinishedRequest::read(&self.plan, captured, now_unix_nano);
+        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
+        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
+        if let Some(kept) = self.judge_request(&mut request, &routes, now_unix_nano) {
+            self.record_request(&mut request, &kept, now_unix_nano);
+        }
+    }
+
+    /// A request has finished, of which the plan's first stage was captured: measures it, and decides on its record.
+    /// Where it is kept, the rest of the plan is wanted, and [`Pipeline::record`] then.
+    pub fn judge(&mut self, captured: &Captured, now_unix_nano: u64) -> Option<Kept> {
+        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
+        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
+        self.judge_request(&mut request, &routes, now_unix_nano)
+    }
+
+    /// Makes a record of a request that is kept, of which all was captured.
+    pub fn record(&mut self, captured: &Captured, kept: &Kept, now_unix_nano: u64) {
+        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
+        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
+        // Where the decision had no use for the path, the route is not known yet.
+        request.route = match kept.route_index {
+            Some(index) => routes.get(index),
+            None => routes.find(request.path_and_query().0),
+        };
+        self.record_request(&mut request, kept, now_unix_nano);
+    }
+
+    fn judge_request<'r>(
+        &mut self,
+        request: &mut FinishedRequest<'r>,
+        routes: &'r Routes,
+        now_unix_nano: u64,
+    ) -> Option<Kept> {
+        request.route = routes.find(request.path_and_query().0);
         if self.config.metrics.enabled {
-            self.measurements.record(&request);
+            self.measurements.record(request);
             self.has_new_measurements = true;
         }
-        if self.config.logs.enabled {
-            self.ledger.captured();
-            let encoder = &mut self.encoder;
-            let full = self
-                .batcher
-                .push(&self.envelope, now_unix_nano, |out| encoder.encode(&request, now_unix_nano, out));
-            self.offer_logs(full, now_unix_nano);
+        if !self.config.logs.enabled {
+            return None;
         }
+        match self.policy.judge(request, now_unix_nano) {
+            Verdict::Keep { weight } => {
+                self.ledger.captured();
+                Some(Kept { weight, route_index: request.route.map(|route| route.index) })
+            }
+            Verdict::SampledOut => {
+                self.ledger.sampled_out();
+                None
+            }
+            Verdict::RateLimited => {
+                self.ledger.captured();
+                self.ledger.dropped(Reason::RateLimited, 1);
+                None
+            }
+        }
+    }
+
+    fn record_request(&mut self, request: &mut FinishedRequest<'_>, kept: &Kept, now_unix_nano: u64) {
+        request.sample_weight = kept.weight;
+        let encoder = &mut self.encoder;
+        let full = self
+            .batcher
+            .push(&self.envelope, now_unix_nano, |out| encoder.encode(request, now_unix_nano, out));
+        self.offer_logs(full, now_unix_nano);
     }
 
     /// A request's values had to be fetched one by one.

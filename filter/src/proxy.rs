@@ -4,6 +4,7 @@
 //! filter it calls the `on_log` of a stream context, which shares the plugin. Calls to the collector are made by the
 //! root context only: a stream's calls die with it. What happens in every hook ends with the statistics told.
 
+mod fetch;
 mod host;
 mod lease;
 mod plugin;

@@ -121,6 +121,7 @@ impl Encoder {
         let duration =
             if request.is_outbound { "http.client.request.duration" } else { "http.server.request.duration" };
         out.f64(duration, request.duration_nano as f64 / 1e9);
+        out.f64("offpath.sample.weight", request.sample_weight);
         if let Some(error_type) = outcome.error_type {
             error_type.with_str(|text| out.str("error.type", text));
         }
@@ -137,7 +138,13 @@ impl Encoder {
         if let Some(upstream) = request.upstream_duration_nano {
             out.f64("envoy.upstream.duration", upstream as f64 / 1e9);
         }
+        if let Some(kind) = request.stream_kind() {
+            out.str("offpath.stream.kind", kind.as_str());
+        }
         out.counts(request);
+        if let Some(route) = request.route {
+            out.str("http.route", route.template);
+        }
         out.text("url.path", path, limits.path);
         out.flags(request);
         out.text("envoy.response.code_details", request.bytes(Field::CodeDetails), limits.text);

@@ -9,9 +9,10 @@ mod vocabulary;
 
 pub use flags::ResponseFlags;
 pub use outcome::{ErrorType, Outcome, Severity};
-pub use vocabulary::{GrpcStatus, Method, ProtocolVersion, Scheme};
+pub use vocabulary::{GrpcStatus, Method, ProtocolVersion, Scheme, StreamKind};
 
 use crate::capture::{Captured, Field, Plan};
+use crate::route;
 
 /// `envoy.config.core.v3.TrafficDirection.OUTBOUND`.
 const OUTBOUND: i64 = 2;
@@ -37,12 +38,16 @@ pub struct FinishedRequest<'c> {
     pub is_outbound: bool,
     /// How it ended.
     pub outcome: Outcome,
+    /// The template that its path matches, once somebody has looked for it.
+    pub route: Option<route::Match<'c>>,
+    /// How many requests its record stands for.
+    pub sample_weight: f64,
     plan: &'c Plan,
     captured: &'c Captured,
 }
 
 impl<'c> FinishedRequest<'c> {
-    /// Reads what was captured, at `now_unix_nano`.
+    /// Reads what was captured, at `now_unix_nano`. It has no route yet, and stands for itself.
     pub fn read(plan: &'c Plan, captured: &'c Captured, now_unix_nano: u64) -> Self {
         let nano = |field| plan.int(captured, field).and_then(|value| u64::try_from(value).ok());
         // Without a start (no stream information at all) the request is taken to begin and end now.
@@ -64,6 +69,8 @@ impl<'c> FinishedRequest<'c> {
                 plan.int(captured, Field::GrpcStatus).filter(|_| is_grpc),
                 ResponseFlags::from_bits(plan.int(captured, Field::Flags).unwrap_or(0) as u64),
             ),
+            route: None,
+            sample_weight: 1.0,
             plan,
             captured,
         }
@@ -97,6 +104,21 @@ impl<'c> FinishedRequest<'c> {
             Some(at) => (whole.get(..at).unwrap_or_default(), whole.get(at + 1..)),
             None => (whole, None),
         }
+    }
+
+    /// What kind of stream it was, if it was no exchange of one request for one response.
+    pub fn stream_kind(&self) -> Option<StreamKind> {
+        StreamKind::of(self.method, self.outcome.status)
+    }
+
+    /// The `x-request-id` header.
+    pub fn request_id(&self) -> &'c [u8] {
+        self.bytes(Field::RequestId)
+    }
+
+    /// The `tracestate` header, where it was asked for.
+    pub fn tracestate(&self) -> &'c [u8] {
+        self.bytes(Field::Tracestate)
     }
 
     /// The trace and span ids and the trace flags of `traceparent`, if it is a valid one.

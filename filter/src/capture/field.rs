@@ -24,6 +24,8 @@ pub enum Field {
     RequestId,
     /// The `traceparent` header as it stands when the request ends.
     Traceparent,
+    /// The `tracestate` header, which may state the trace's randomness.
+    Tracestate,
     /// The request's `content-type`, which tells gRPC.
     ContentType,
     /// Bytes of the request, headers included.
@@ -62,32 +64,44 @@ pub(super) enum Use {
     Logs,
     /// Log records and histograms.
     Both,
+    /// Only to decide whether there is a log record.
+    Decision,
 }
 
-/// Every field: its attribute's name, and whether histograms need it. In the order of [`Field`].
-pub(super) const FIELDS: [(Field, &str, Use); 24] = [
-    (Field::StartTime, "request.time", Use::Both),
-    (Field::Duration, "request.duration", Use::Both),
-    (Field::Method, "request.method", Use::Both),
-    (Field::Path, "request.path", Use::Logs),
-    (Field::Scheme, "request.scheme", Use::Both),
-    (Field::Host, "request.host", Use::Logs),
-    (Field::Protocol, "request.protocol", Use::Both),
-    (Field::UserAgent, "request.useragent", Use::Logs),
-    (Field::RequestId, "request.id", Use::Logs),
-    (Field::Traceparent, "request.headers.traceparent", Use::Logs),
-    (Field::ContentType, "request.headers.content-type", Use::Both),
-    (Field::RequestSize, "request.total_size", Use::Logs),
-    (Field::Status, "response.code", Use::Both),
-    (Field::CodeDetails, "response.code_details", Use::Logs),
-    (Field::Flags, "response.flags", Use::Both),
-    (Field::GrpcStatus, "response.grpc_status", Use::Both),
-    (Field::ResponseSize, "response.total_size", Use::Logs),
-    (Field::UpstreamDuration, "response.backend_latency", Use::Both),
-    (Field::ClientAddress, "source.address", Use::Logs),
-    (Field::UpstreamAddress, "upstream.address", Use::Logs),
-    (Field::Cluster, "xds.cluster_name", Use::Both),
-    (Field::RouteName, "xds.route_name", Use::Both),
-    (Field::VirtualHostName, "xds.virtual_host_name", Use::Both),
-    (Field::ListenerDirection, "xds.listener_direction", Use::Both),
+/// Whether a request has the value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Unless it failed before there was a route or a response.
+    Usual,
+    /// Many requests lack it: a header that clients may leave out, or something about an upstream that was not asked.
+    Optional,
+}
+
+/// Every field: its attribute's name, what it is for, and whether requests have it. In the order of [`Field`].
+pub(super) const FIELDS: [(Field, &str, Use, Presence); 25] = [
+    (Field::StartTime, "request.time", Use::Logs, Presence::Usual),
+    (Field::Duration, "request.duration", Use::Both, Presence::Usual),
+    (Field::Method, "request.method", Use::Both, Presence::Usual),
+    (Field::Path, "request.path", Use::Logs, Presence::Usual),
+    (Field::Scheme, "request.scheme", Use::Both, Presence::Usual),
+    (Field::Host, "request.host", Use::Logs, Presence::Usual),
+    (Field::Protocol, "request.protocol", Use::Both, Presence::Usual),
+    (Field::UserAgent, "request.useragent", Use::Logs, Presence::Optional),
+    (Field::RequestId, "request.id", Use::Logs, Presence::Optional),
+    (Field::Traceparent, "request.headers.traceparent", Use::Logs, Presence::Optional),
+    (Field::Tracestate, "request.headers.tracestate", Use::Decision, Presence::Optional),
+    (Field::ContentType, "request.headers.content-type", Use::Both, Presence::Optional),
+    (Field::RequestSize, "request.total_size", Use::Logs, Presence::Usual),
+    (Field::Status, "response.code", Use::Both, Presence::Usual),
+    (Field::CodeDetails, "response.code_details", Use::Logs, Presence::Usual),
+    (Field::Flags, "response.flags", Use::Both, Presence::Usual),
+    (Field::GrpcStatus, "response.grpc_status", Use::Both, Presence::Usual),
+    (Field::ResponseSize, "response.total_size", Use::Logs, Presence::Usual),
+    (Field::UpstreamDuration, "response.backend_latency", Use::Both, Presence::Optional),
+    (Field::ClientAddress, "source.address", Use::Logs, Presence::Usual),
+    (Field::UpstreamAddress, "upstream.address", Use::Logs, Presence::Optional),
+    (Field::Cluster, "xds.cluster_name", Use::Both, Presence::Optional),
+    (Field::RouteName, "xds.route_name", Use::Both, Presence::Usual),
+    (Field::VirtualHostName, "xds.virtual_host_name", Use::Both, Presence::Usual),
+    (Field::ListenerDirection, "xds.listener_direction", Use::Both, Presence::Usual),
 ];

@@ -73,8 +73,29 @@ impl<'a> Section<'a> {
         // A default that another key's value puts out of range is an error like any other value would be.
         let number = match self.get(key) {
             None => Some(default),
-            Some(value) => value.as_u64().or_else(|| whole(value.as_f64()?)),
+            Some(value) => whole(value),
         };
+        self.size_in(key, number, &range)
+    }
+
+    /// As [`Section::size`], without a default.
+    pub(super) fn optional_size(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<usize>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => self.size_in(key, whole(value), &range).map(Some),
+        }
+    }
+
+    fn size_in(
+        &self,
+        key: &str,
+        number: Option<u64>,
+        range: &RangeInclusive<u64>,
+    ) -> Result<usize, ConfigError> {
         number
             .filter(|number| range.contains(number))
             .and_then(|number| usize::try_from(number).ok())
@@ -83,19 +104,40 @@ impl<'a> Section<'a> {
             })
     }
 
+    /// A share, from 0 to 1.
+    pub(super) fn ratio(&mut self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => value
+                .as_f64()
+                .filter(|ratio| (0.0..=1.0).contains(ratio))
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a number from 0 to 1")),
+        }
+    }
+
     pub(super) fn duration(
         &mut self,
         key: &'static str,
         range: RangeInclusive<Duration>,
         default: Duration,
     ) -> Result<Duration, ConfigError> {
+        Ok(self.optional_duration(key, range)?.unwrap_or(default))
+    }
+
+    pub(super) fn optional_duration(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, ConfigError> {
         let Some(value) = self.get(key) else {
-            return Ok(default);
+            return Ok(None);
         };
         value
             .as_str()
             .and_then(|text| humantime::parse_duration(text).ok())
             .filter(|duration| range.contains(duration))
+            .map(Some)
             .ok_or_else(|| {
                 let (from, to) =
                     (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
@@ -157,6 +199,25 @@ impl<'a> Section<'a> {
                 })
             })
             .collect()
+    }
+
+    /// The items of a list, of whatever kind.
+    pub(super) fn items(
+        &mut self,
+        key: &'static str,
+        max_len: usize,
+        item: &str,
+    ) -> Result<Vec<Item<'a>>, ConfigError> {
+        let items: &[Value] = match self.get(key) {
+            None => &[],
+            Some(Value::Array(items)) if items.len() <= max_len => items,
+            Some(_) => {
+                return Err(self.wrong(key, &format!("an array of at most {max_len}, each {item}")));
+            }
+        };
+        let path = self.path_of(key);
+        let item = |(index, value)| Item { path: format!("{path}[{index}]"), value };
+        Ok(items.iter().enumerate().map(item).collect())
     }
 
     pub(super) fn choice<T: Copy>(
@@ -248,6 +309,35 @@ impl<'a> Section<'a> {
     }
 }
 
+/// One item of a list.
+pub(super) struct Item<'a> {
+    path: String,
+    value: &'a Value,
+}
+
+impl<'a> Item<'a> {
+    /// The item, where it is a string.
+    pub(super) fn whole_text(
+        &self,
+        allowed: &str,
+        check: impl Fn(&str) -> bool,
+    ) -> Result<Option<String>, ConfigError> {
+        match self.value {
+            Value::String(text) if check(text) => Ok(Some(text.clone())),
+            Value::String(_) => Err(wrong_value(&self.path, Some(self.value), allowed)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The item, which is an object then.
+    pub(super) fn object(self, allowed: &str) -> Result<Section<'a>, ConfigError> {
+        match self.value {
+            Value::Object(object) => Ok(Section { path: self.path, object: Some(object), known: Vec::new() }),
+            other => Err(wrong_value(&self.path, Some(other), allowed)),
+        }
+    }
+}
+
 fn wrong_value(path: &str, value: Option<&Value>, allowed: &str) -> ConfigError {
     let is = match value {
         None => "the default is out of range".to_owned(),
@@ -269,10 +359,14 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-fn whole(number: f64) -> Option<u64> {
-    // 2^53: above it a double cannot tell one whole number from the next.
-    let exact = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
-    exact.then_some(number as u64)
+/// A whole number, which a double can be too.
+fn whole(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        // 2^53: above it a double cannot tell one whole number from the next.
+        let exact = number.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&number);
+        exact.then_some(number as u64)
+    })
 }
 
 fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
@@ -285,7 +379,7 @@ fn quoted<'n>(names: impl Iterator<Item = &'n str>) -> String {
 
 /// A key as it is quoted in an error. One that does not look like a key may be anything, a pasted token too.
 pub(super) fn shown_key(key: &str) -> String {
-    let is_plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let is_plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-[]".contains(&byte));
     if is_plain && key.len() <= 128 { format!("`{key}`") } else { "a key (not shown)".to_owned() }
 }
 

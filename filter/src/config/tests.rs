@@ -30,6 +30,11 @@ fn everything_but_the_cluster_has_a_default() {
         config.logs,
         Logs {
             enabled: true,
+            sample_ratio: 1.0,
+            sample_by: SampleBy::Trace,
+            keep_errors: true,
+            keep_slower_than: None,
+            max_records_per_second: None,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
             client_address: ClientAddress::Full,
@@ -52,6 +57,7 @@ fn everything_but_the_cluster_has_a_default() {
             max_buckets: 160,
         }
     );
+    assert!(config.routes.is_empty());
     assert_eq!(
         config.batch,
         Batch { max_records: 512, max_bytes: 262_144, max_delay: Duration::from_secs(1) }
@@ -74,10 +80,13 @@ fn every_key_is_read() {
             "collector": {"cluster": "c", "authority": "a:4318", "path_prefix": "/otlp/", "timeout": "250ms",
                           "max_in_flight": 64, "headers": {"Authorization": "Bearer t"}},
             "resource": {"service.name": "shop", "deployment.environment.name": "test"},
-            "logs": {"enabled": false, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
+            "logs": {"enabled": false, "sample_ratio": 0.05, "sample_by": "request", "keep_errors": false,
+                     "keep_slower_than": "750ms", "max_records_per_second": 1000000.0, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
                      "response_headers": ["Server"], "max_record_bytes": 512.0},
             "metrics": {"enabled": false, "interval": "1m", "temporality": "delta", "histograms": ["proxy", "upstream"],
                         "attributes": [], "max_series": 1, "max_buckets": 640},
+            "routes": ["/orders/{id}", {"template": "/health", "sample_ratio": 0, "keep_slower_than": "1h"},
+                       {"template": "/pay"}],
             "batch": {"max_records": 1, "max_bytes": 512, "max_delay": "10ms"},
             "queue": {"max_bytes": 1024, "when_full": "spill"},
             "retry": {"initial_backoff": "1m", "max_backoff": "10ms", "max_elapsed": "0s"}
@@ -88,6 +97,23 @@ fn every_key_is_read() {
     assert_eq!(config.collector.headers, [("authorization".to_owned(), "Bearer t".to_owned())]);
     assert_eq!(config.logs.request_headers, ["x-a", "x-b"], "in lower case, each once");
     assert_eq!(config.logs.max_record_bytes, 512, "Envoy's Struct has doubles only");
+    assert_eq!((config.logs.sample_ratio, config.logs.sample_by), (0.05, SampleBy::Request));
+    assert!(!config.logs.keep_errors);
+    assert_eq!(config.logs.keep_slower_than, Some(Duration::from_millis(750)));
+    assert_eq!(config.logs.max_records_per_second, Some(1_000_000));
+    let route = |template: &str, sample_ratio, keep_slower_than| Route {
+        template: template.to_owned(),
+        sample_ratio,
+        keep_slower_than,
+    };
+    assert_eq!(
+        config.routes,
+        [
+            route("/orders/{id}", None, None),
+            route("/health", Some(0.0), Some(Duration::from_secs(3600))),
+            route("/pay", None, None),
+        ]
+    );
     assert_eq!(config.metrics.histograms, Histograms { duration: false, upstream: true, proxy: true });
     assert_eq!(config.metrics.temporality, Temporality::Delta);
     assert_eq!(config.resource.len(), 2);
@@ -112,14 +138,13 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (r#"{"collector":"otlp"}"#, &["`collector`", "an object"]),
         (
             &with(r#""colector":{}"#),
-            &["`colector`", "unknown key", "collector, resource, logs, metrics, batch, queue, retry"],
+            &["`colector`", "unknown key", "collector, resource, logs, metrics, routes, batch, queue, retry"],
         ),
         (&with(r#""logs":{"enable":true}"#), &["`logs.enable`", "unknown key", "enabled"]),
         (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
         // Keys of behaviour that does not exist yet are unknown.
-        (&with(r#""logs":{"sample_ratio":0.5}"#), &["`logs.sample_ratio`", "unknown key"]),
+        (&with(r#""logs":{"attributes":{}}"#), &["`logs.attributes`", "unknown key"]),
         (&with(r#""metrics":{"exemplars":true}"#), &["`metrics.exemplars`", "unknown key"]),
-        (&with(r#""routes":[]"#), &["`routes`", "unknown key"]),
         (&with(r#""redact":{}"#), &["`redact`", "unknown key"]),
         (r#"{"collector":{"cluster":"c","authority":"a\nb"}}"#, &["`collector.authority`", "header value"]),
         (
@@ -161,6 +186,43 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (&with(r#""logs":{"max_record_bytes":511}"#), &["`logs.max_record_bytes`", "`511`", "512 to 65536"]),
         (&with(r#""logs":{"max_record_bytes":65537}"#), &["`logs.max_record_bytes`", "512 to 65536"]),
         (&with(r#""logs":{"max_record_bytes":null}"#), &["`logs.max_record_bytes`", "`null`"]),
+        (
+            &with(r#""logs":{"sample_ratio":1.01}"#),
+            &["`logs.sample_ratio`", "`1.01`", "a number from 0 to 1"],
+        ),
+        (&with(r#""logs":{"sample_ratio":-0.1}"#), &["`logs.sample_ratio`", "a number from 0 to 1"]),
+        (&with(r#""logs":{"sample_ratio":"5%"}"#), &["`logs.sample_ratio`", "`\"5%\"`", "a number"]),
+        (
+            &with(r#""logs":{"sample_by":"span"}"#),
+            &["`logs.sample_by`", "\"trace\", \"request\", \"random\""],
+        ),
+        (&with(r#""logs":{"keep_errors":1}"#), &["`logs.keep_errors`", "true or false"]),
+        (&with(r#""logs":{"keep_slower_than":"61m"}"#), &["`logs.keep_slower_than`", "0s to 1h"]),
+        (&with(r#""logs":{"keep_slower_than":null}"#), &["`logs.keep_slower_than`", "`null`"]),
+        (
+            &with(r#""logs":{"max_records_per_second":0}"#),
+            &["`logs.max_records_per_second`", "`0`", "1 to 1000000"],
+        ),
+        (&with(r#""logs":{"max_records_per_second":1000001}"#), &["`logs.max_records_per_second`"]),
+        (&with(r#""routes":{}"#), &["`routes`", "an array of at most 10000"]),
+        (&with(r#""routes":["orders"]"#), &["`routes[0]`", "`\"orders\"`", "starts with `/`"]),
+        (&with(r#""routes":["/a","/b?c"]"#), &["`routes[1]`", "no `?`"]),
+        (&with(r#""routes":["/ä"]"#), &["`routes[0]`", "visible ASCII"]),
+        (&with(r#""routes":[7]"#), &["`routes[0]`", "`7`", "a template or an object"]),
+        (&with(r#""routes":[{}]"#), &["`routes[0].template`", "missing"]),
+        (&with(r#""routes":["/a",{"template":"b"}]"#), &["`routes[1].template`", "`\"b\"`"]),
+        (
+            &with(r#""routes":[{"template":"/a","sample_ratio":2}]"#),
+            &["`routes[0].sample_ratio`", "`2`", "a number from 0 to 1"],
+        ),
+        (
+            &with(r#""routes":[{"template":"/a","keep_slower_than":"2h"}]"#),
+            &["`routes[0].keep_slower_than`", "0s to 1h"],
+        ),
+        (
+            &with(r#""routes":[{"template":"/a","keep_errors":true}]"#),
+            &["`routes[0].keep_errors`", "unknown key", "template, sample_ratio, keep_slower_than"],
+        ),
         (&with(r#""metrics":{"interval":"999ms"}"#), &["`metrics.interval`", "1s to 10m"]),
         (
             &with(r#""metrics":{"temporality":"DELTA"}"#),
@@ -243,6 +305,15 @@ fn limits_on_counts_are_exact() {
     };
     assert_eq!(listed(32).unwrap().logs.request_headers.len(), 32);
     assert!(listed(33).unwrap_err().contains("at most 32"));
+    let routes = |count: usize| {
+        let templates: Vec<_> = (0..count).map(|n| format!(r#""/{n}""#)).collect();
+        parse(&with(&format!(r#""routes":[{}]"#, templates.join(","))))
+    };
+    assert_eq!(routes(10_000).unwrap().routes.len(), 10_000);
+    assert!(routes(10_001).unwrap_err().contains("at most 10000"));
+    let template = |len: usize| parse(&with(&format!(r#""routes":["/{}"]"#, "x".repeat(len - 1))));
+    assert!(template(256).is_ok());
+    assert!(template(257).unwrap_err().contains("at most 256"));
     let resource = |count: usize| {
         let entries: Vec<_> = (0..count).map(|n| format!(r#""k{n}":"v""#)).collect();
         parse(&with(&format!(r#""resource":{{{}}}"#, entries.join(","))))

@@ -6,10 +6,10 @@ use hashbrown::Equivalent;
 use crate::capture::Field;
 use crate::config::SeriesAttributes;
 use crate::otlp::attribute::{put_bool, put_int, put_str};
-use crate::request::{ErrorType, FinishedRequest, Method, ProtocolVersion, Scheme};
+use crate::request::{ErrorType, FinishedRequest, Method, ProtocolVersion, Scheme, StreamKind};
 
-/// Names of clusters, routes and virtual hosts come from the proxy's configuration; longer ones are cut, so that a
-/// series is bounded in bytes.
+/// Names of clusters, routes and virtual hosts come from the proxy's configuration, templates from the plugin's own;
+/// longer ones are cut, so that a series is bounded in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
 /// Field number of a data point's attributes.
@@ -25,12 +25,13 @@ pub(super) struct SeriesKey<Name> {
     protocol_version: Option<ProtocolVersion>,
     is_grpc: bool,
     is_outbound: bool,
-    /// Cluster, route, virtual host; empty when unknown or not asked for.
-    names: [Name; 3],
+    /// Template, cluster, route, virtual host; empty when unknown or not asked for.
+    names: [Name; 4],
 }
 
 /// The attributes that [`SeriesKey::names`] are told as.
-const NAME_KEYS: [&str; 3] = ["envoy.upstream.cluster", "envoy.route.name", "envoy.virtual_host.name"];
+const NAME_KEYS: [&str; 4] =
+    ["http.route", "envoy.upstream.cluster", "envoy.route.name", "envoy.virtual_host.name"];
 
 impl<'c> SeriesKey<&'c [u8]> {
     pub(super) fn of(request: &FinishedRequest<'c>, added: SeriesAttributes) -> Self {
@@ -47,6 +48,7 @@ impl<'c> SeriesKey<&'c [u8]> {
             is_grpc: request.is_grpc,
             is_outbound: request.is_outbound,
             names: [
+                request.route.map_or(&[], |route| route.template.as_bytes()),
                 name(added.upstream_cluster, Field::Cluster),
                 name(added.route_name, Field::RouteName),
                 name(added.virtual_host_name, Field::VirtualHostName),
@@ -71,6 +73,9 @@ impl<'c> SeriesKey<&'c [u8]> {
         }
         if self.is_grpc {
             put_str(&mut out, POINT_ATTRIBUTES, "rpc.system.name", "grpc");
+        }
+        if let Some(kind) = StreamKind::of(self.method, self.status) {
+            put_str(&mut out, POINT_ATTRIBUTES, "offpath.stream.kind", kind.as_str());
         }
         if self.is_outbound {
             // The upstream's and the proxy's parts have one metric for both directions.

@@ -1,7 +1,8 @@
 //! What is measured in which series, and how it is exported.
 
 use super::*;
-use crate::capture::Plan;
+use crate::capture::{Captured, Plan};
+use crate::route::Routes;
 use crate::testing::{Told, config};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -165,19 +166,58 @@ fn series_beyond_the_bound_are_measured_in_the_overflow_series() {
 }
 
 #[test]
-fn tens_of_thousands_of_hostile_values_make_no_series() {
-    let mut fixture = Fixture::new("");
-    for n in 0..30_000 {
-        fixture.record(
-            &Told::ordinary()
-                .text("request.method", &format!("M{n}"))
-                .text("request.scheme", &format!("s{n}"))
-                .text("request.protocol", &format!("PROTO/{n}"))
-                .text("request.host", &format!("host{n}"))
-                .text("request.path", &format!("/{n}")),
-        );
+fn hundreds_of_thousands_of_hostile_values_make_no_series() {
+    let config = config(r#""logs":{"enabled":false},"routes":["/orders/{id}","/files/{*path}"]"#);
+    let (plan, routes) = (Plan::new(&config), Routes::new(&config.routes).unwrap());
+    let mut measurements = Measurements::new(&config.metrics, START);
+    let mut captured = Captured::default();
+    for n in 0..300_000u64 {
+        captured.clear();
+        for path in plan.property_paths() {
+            let value = match path {
+                b"request\0path" => format!("{}{n}", ["/orders/", "/files/", "/"][n as usize % 3]).into(),
+                b"request\0duration" => n.to_le_bytes().to_vec(),
+                // A status is a number of three digits or none, a flag one of those that there are.
+                b"response\0code" => (n << 10).to_le_bytes().to_vec(),
+                b"response\0flags" => (n << 30).to_le_bytes().to_vec(),
+                // The proxy's own configuration says these.
+                b"xds\0cluster_name" => b"orders".to_vec(),
+                _ => n.to_le_bytes().to_vec(),
+            };
+            captured.push(Some(&value));
+        }
+        let mut request = FinishedRequest::read(&plan, &captured, START);
+        request.route = routes.find(request.path_and_query().0);
+        measurements.record(&request);
     }
-    assert_eq!(fixture.measurements.series_count(), 1);
+    assert!(measurements.series_count() <= 6, "{} series", measurements.series_count());
+}
+
+#[test]
+fn a_series_has_the_route_and_says_what_is_a_stream() {
+    let config = config(r#""metrics":{"attributes":[]},"routes":["/chat/{room}"]"#);
+    let (plan, routes) = (Plan::new(&config), Routes::new(&config.routes).unwrap());
+    let mut fixture = Fixture::new(r#""attributes":[]"#);
+    for (path, status) in [("/chat/7?a=b", 101), ("/chat/8", 200), ("/chat", 200)] {
+        let captured =
+            Told::ordinary().text("request.path", path).int("response.code", status).captured(&plan);
+        let mut request = FinishedRequest::read(&plan, &captured, START);
+        request.route = routes.find(request.path_and_query().0);
+        fixture.measurements.record(&request);
+    }
+    let mut told: Vec<_> =
+        fixture.export(MAX_BYTES).into_iter().map(|(_, attributes, _)| attributes).collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            "http.request.method=GET url.scheme=http http.response.status_code=101 network.protocol.version=1.1 \
+             offpath.stream.kind=upgrade http.route=/chat/{room}",
+            "http.request.method=GET url.scheme=http http.response.status_code=200 network.protocol.version=1.1",
+            "http.request.method=GET url.scheme=http http.response.status_code=200 network.protocol.version=1.1 \
+             http.route=/chat/{room}",
+        ]
+    );
 }
 
 #[test]

@@ -51,6 +51,8 @@ enum Reply {
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     when_full: &'static str,
+    /// More of the section `logs`.
+    sampling: &'static str,
     /// Whether batches are alike, one to a request, and the queue is a byte too small for a whole number of them:
     /// otherwise few cases come exactly to its bound.
     is_uniform: bool,
@@ -58,7 +60,16 @@ struct Setting {
 
 fn setting() -> impl Strategy<Value = Setting> {
     let when_full = prop_oneof![Just("drop_oldest"), Just("drop_newest"), Just("spill")];
-    (when_full, any::<bool>()).prop_map(|(when_full, is_uniform)| Setting { when_full, is_uniform })
+    let sampling = prop_oneof![
+        3 => Just(""),
+        1 => Just(r#","sample_ratio":0.7,"sample_by":"random""#),
+        1 => Just(r#","max_records_per_second":2,"sample_by":"random""#),
+    ];
+    (when_full, sampling, any::<bool>()).prop_map(|(when_full, sampling, is_uniform)| Setting {
+        when_full,
+        sampling,
+        is_uniform,
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -264,9 +275,10 @@ impl World {
             delivered += ledger.get(Stat::RecordsDelivered);
             rejected += ledger.get(Stat::RecordsDropped(Reason::Rejected));
             spilled += ledger.get(Stat::RecordsDropped(Reason::Spilled));
-            ended += ledger.get(Stat::RecordsDelivered) + dropped + pending;
+            let sampled_out = ledger.get(Stat::RecordsSampledOut);
+            ended += sampled_out + ledger.get(Stat::RecordsDelivered) + dropped + pending;
         }
-        prop_assert_eq!(captured, ended, "captured = delivered + dropped + pending");
+        prop_assert_eq!(captured, ended, "captured = sampled out + delivered + dropped + pending");
         prop_assert_eq!(captured, self.captured.len() as i64);
         prop_assert_eq!(spilled, self.spilled_lines);
         prop_assert_eq!((delivered, rejected), (self.accepted, self.refused), "as the collector has said");
@@ -296,10 +308,10 @@ fn is_unavailable(status: Option<u16>) -> bool {
 }
 
 fn pipeline(setting: Setting, queue_bytes: usize, seed: [u8; 16], now: u64) -> Pipeline {
-    let Setting { when_full, is_uniform } = setting;
+    let Setting { when_full, sampling, is_uniform } = setting;
     let (max_records, metrics) = if is_uniform { (1, false) } else { (3, true) };
     let sections = format!(
-        r#""logs":{{"max_record_bytes":512}},
+        r#""logs":{{"max_record_bytes":512{sampling}}},
            "metrics":{{"enabled":{metrics},"interval":"1s","temporality":"delta"}},
            "batch":{{"max_records":{max_records},"max_bytes":{BATCH_BYTES},"max_delay":"500ms"}},
            "queue":{{"max_bytes":{queue_bytes},"when_full":"{when_full}"}},
@@ -318,7 +330,7 @@ fn observe(pipeline: &mut Pipeline, id: u64, len: usize, now: u64) {
 
 /// As many uniform batches as the configuration asks room for, less a byte.
 fn uniform_queue_bytes() -> usize {
-    let setting = Setting { when_full: "drop_oldest", is_uniform: true };
+    let setting = Setting { when_full: "drop_oldest", sampling: "", is_uniform: true };
     let mut pipeline = pipeline(setting, QUEUE_BYTES, [0; 16], NOW);
     observe(&mut pipeline, NOW - 1, UNIFORM_LEN, NOW);
     let batch = pipeline.take_next(NOW).unwrap().body.len();

@@ -96,6 +96,49 @@ fn disabled_signals_are_neither_captured_nor_sent() {
 }
 
 #[test]
+fn a_request_that_is_judged_first_and_told_later_makes_the_same_record() {
+    let sections = r#""logs":{"max_records_per_second":9},"routes":["/orders/{id}"]"#;
+    let sent = |act: fn(&mut Pipeline, &Captured)| {
+        let mut pipeline = pipeline(sections);
+        let captured = Told::ordinary().captured(pipeline.plan());
+        act(&mut pipeline, &captured);
+        pipeline.drain(NOW);
+        assert_eq!(pipeline.ledger().get(Stat::RecordsPending), 1);
+        pipeline.take_next(NOW).unwrap().body
+    };
+    let at_once = sent(|pipeline, captured| pipeline.observe(captured, NOW));
+    let in_two_steps = sent(|pipeline, captured| {
+        let kept = pipeline.judge(captured, NOW).unwrap();
+        pipeline.record(captured, &kept, NOW);
+    });
+    assert_eq!(in_two_steps, at_once);
+}
+
+#[test]
+fn what_is_not_kept_is_counted_and_measured() {
+    for (sampling, stat) in [
+        (r#""sample_ratio":0"#, Stat::RecordsSampledOut),
+        (r#""max_records_per_second":1"#, Stat::RecordsDropped(Reason::RateLimited)),
+    ] {
+        let mut pipeline = pipeline(&format!(r#""logs":{{{sampling}}},"metrics":{{"interval":"1s"}}"#));
+        let captured = Told::ordinary().captured(pipeline.plan());
+        let kept = (0..3).filter(|_| pipeline.judge(&captured, NOW).is_some()).count();
+        assert_eq!(pipeline.ledger().get(stat), 3 - kept as i64, "{sampling}");
+        assert_eq!(pipeline.ledger().get(Stat::RecordsCaptured), 3, "{sampling}");
+        pipeline.tick(NOW + 1000 * MS);
+        let metrics = std::iter::from_fn(|| pipeline.take_next(NOW)).last().unwrap();
+        assert_eq!(points(&metrics.body), [(3, NOW)], "{sampling}");
+    }
+}
+
+#[test]
+fn routes_that_contradict_each_other_are_rejected() {
+    let config = config(r#""routes":["/a/{b}","/a/{c}"]"#);
+    let error = Pipeline::new(config, &Node::default(), [0; 16], NOW).unwrap_err().to_string();
+    assert!(error.contains("`routes[1]`"), "{error}");
+}
+
+#[test]
 fn a_drain_sends_everything_and_then_is_done() {
     let mut pipeline = pipeline("");
     observe(&mut pipeline, NOW);

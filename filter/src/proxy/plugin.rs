@@ -1,10 +1,12 @@
 //! One configured root context: the pipeline, and the host calls that feed it and that carry out what it says.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use log::{error, warn};
 
-use super::host::{self, Expression, Statistics};
+use super::fetch::Lists;
+use super::host::{self, Statistics};
 use super::lease::Lease;
 use crate::capture::Captured;
 use crate::config::{Config, ConfigError};
@@ -17,7 +19,9 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// A configured root context.
 pub(super) struct Plugin {
     pipeline: Pipeline,
-    expression: Option<Expression>,
+    /// For the stages of the plan.
+    first: Lists,
+    rest: Lists,
     statistics: Statistics,
     lease: Lease,
     captured: Captured,
@@ -38,15 +42,17 @@ impl Plugin {
             cluster: host::text_property(b"xds\0node\0cluster"),
         };
         let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
-        let expression = Expression::create(pipeline.plan().expression());
-        if expression.is_none() {
+        let plan = pipeline.plan();
+        let (first, rest) = (Lists::compile(plan.first()), Lists::compile(plan.rest()));
+        if first.is_none() || rest.is_none() {
             warn!("the host does not evaluate expressions: values are fetched one by one, which costs more");
         }
         host::set_tick_period(pipeline.tick_period());
         Ok(Self {
             lease: Lease::new(pipeline.instance_id()),
             pipeline,
-            expression,
+            first,
+            rest,
             statistics: Statistics::define(),
             captured: Captured::default(),
         })
@@ -59,8 +65,7 @@ impl Plugin {
         if host::property(b"request\0headers\0x-offpath-trap").is_some() {
             std::process::abort();
         }
-        self.capture();
-        self.pipeline.observe(&self.captured, now);
+        self.observe(now);
         self.tell();
     }
 
@@ -116,9 +121,8 @@ impl Plugin {
         self.pipeline.abandon();
         self.tell();
         self.lease.release();
-        if let Some(expression) = self.expression.take() {
-            expression.delete();
-        }
+        self.first.delete();
+        self.rest.delete();
     }
 
     /// What every hook begins with: the time, and whether what is held is still ours to tell of.
@@ -136,19 +140,21 @@ impl Plugin {
         }
     }
 
-    /// All values in one call, or else one by one.
-    fn capture(&mut self) {
-        let plan = self.pipeline.plan();
-        let slots = plan.property_paths().len();
-        let listed = self.expression.as_ref().and_then(Expression::evaluate);
-        if listed.is_some_and(|answer| self.captured.take_list(answer, slots).is_ok()) {
-            return;
-        }
+    /// Asks for a request at once, or in two steps where not all requests become records: what decides, then the rest of
+    /// those that are kept.
+    fn observe(&mut self, now_unix_nano: u64) {
+        let plan = Rc::clone(self.pipeline.plan());
         self.captured.clear();
-        for path in plan.property_paths() {
-            self.captured.push(host::property(path).as_deref());
+        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
+        if plan.rest().is_empty() {
+            self.pipeline.observe(&self.captured, now_unix_nano);
+        } else if let Some(kept) = self.pipeline.judge(&self.captured, now_unix_nano) {
+            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
+            self.pipeline.record(&self.captured, &kept, now_unix_nano);
         }
-        self.pipeline.capture_fell_back();
+        if !is_listed {
+            self.pipeline.capture_fell_back();
+        }
     }
 
     /// Tells the proxy what has changed: its log the records that found no room, then its statistics.

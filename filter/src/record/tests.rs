@@ -74,6 +74,7 @@ fn a_request_becomes_a_record_with_the_conventions_names() {
             "http.request.method=GET",
             "http.response.status_code=200",
             "http.server.request.duration=0.012",
+            "offpath.sample.weight=1.0",
             "url.scheme=http",
             "network.protocol.version=1.1",
             "envoy.upstream.duration=0.01",
@@ -107,7 +108,12 @@ fn a_request_of_which_nothing_is_known_becomes_a_record_all_the_same() {
     let (record, _) = record_of(&Told::default(), r#""request_headers":["x-a"]"#);
     assert_eq!(
         attributes(&record),
-        ["http.request.method=_OTHER", "http.server.request.duration=0.0", "error.type=_OTHER"]
+        [
+            "http.request.method=_OTHER",
+            "http.server.request.duration=0.0",
+            "offpath.sample.weight=1.0",
+            "error.type=_OTHER"
+        ]
     );
     assert_eq!(shown(record.body.as_ref().unwrap()), "_OTHER - - 0ms");
     assert_eq!((record.time_unix_nano, record.severity_number), (NOW, 17));
@@ -249,7 +255,7 @@ proptest! {
         let config = config("");
         let plan = Plan::new(&config);
         let mut told = Told::default();
-        for (path, value) in plan.property_paths().iter().zip(&values) {
+        for (path, value) in plan.property_paths().zip(&values) {
             told = told.bytes(&String::from_utf8_lossy(path).replace('\0', "."), value);
         }
         let (_, len) = record_within(&told, &config, max_record_bytes);

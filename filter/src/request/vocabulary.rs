@@ -53,6 +53,34 @@ impl Method {
     }
 }
 
+/// A stream that lasts as long as its two ends like, so that its duration says nothing of how fast anybody answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Another protocol took over: WebSocket and the like. Envoy says 101 for these whatever version of HTTP it spoke.
+    Upgrade,
+    /// A tunnel: `CONNECT`.
+    Tunnel,
+}
+
+impl StreamKind {
+    /// What a request became that was answered so; one that was refused became none.
+    pub fn of(method: Method, status: Option<u16>) -> Option<Self> {
+        match (method, status) {
+            (_, Some(101)) => Some(Self::Upgrade),
+            (Method::Connect, Some(200..300)) => Some(Self::Tunnel),
+            _ => None,
+        }
+    }
+
+    /// The value of `offpath.stream.kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upgrade => "upgrade",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
 /// The scheme of a request; any other is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it all")]
@@ -153,5 +181,25 @@ impl GrpcStatus {
     /// The value of `rpc.response.status_code`.
     pub fn as_str(self) -> &'static str {
         Self::NAMES.get(usize::from(self.0)).copied().unwrap_or("UNKNOWN")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_agreed_to_is_a_stream() {
+        for (method, status, kind) in [
+            (Method::Get, Some(101), Some("upgrade")),
+            (Method::Connect, Some(101), Some("upgrade")),
+            (Method::Connect, Some(200), Some("tunnel")),
+            (Method::Connect, Some(503), None),
+            (Method::Connect, None, None),
+            (Method::Get, Some(200), None),
+            (Method::Get, Some(426), None),
+        ] {
+            assert_eq!(StreamKind::of(method, status).map(StreamKind::as_str), kind, "{method:?} {status:?}");
+        }
     }
 }

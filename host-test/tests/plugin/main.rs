@@ -22,4 +22,6 @@ mod queue;
 mod reconfiguration;
 mod records;
 mod retry;
+mod routes;
+mod sampling;
 mod traps;

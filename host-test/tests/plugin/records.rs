@@ -47,6 +47,7 @@ fn a_record_has_the_contracts_attributes() {
         ("http.request.method", text("GET")),
         ("http.response.status_code", int(200)),
         ("http.server.request.duration", double(0.012)),
+        ("offpath.sample.weight", double(1.0)),
         ("url.scheme", text("http")),
         ("url.path", text("/orders/7")),
         ("url.query", text("page=2")),
@@ -128,6 +129,7 @@ fn what_a_malformed_request_lacks_is_left_out() {
         "http.response.status_code",
         "http.server.request.duration",
         "network.protocol.version",
+        "offpath.sample.weight",
     ];
     assert_eq!(names, expected);
     assert_eq!(attributes(&record.attributes)["http.request.method"], text("_OTHER"));

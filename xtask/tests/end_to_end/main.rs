@@ -16,4 +16,5 @@ mod hostile;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
+mod sampling;
 mod storage;

@@ -1,0 +1,249 @@
+//! Which requests become records, what of them is asked of the host, and how many each record stands for.
+
+use std::collections::BTreeMap;
+
+use offpath_host_test::{Cel, Mode, Proxy, Request, get};
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use serde_json::{Value, json};
+
+use crate::support::{
+    assert_accounted_for, attributes, builder, double, dropped, millis, paths, points, proxy, records, secs,
+};
+
+/// A request whose trace has that randomness, and an id that says the same.
+fn traced(path: &str, randomness: u64) -> Request {
+    get(path)
+        .header("traceparent", format!("00-4bf92f3577b34da6a3{randomness:014x}-00f067aa0ba902b7-01"))
+        .header(
+            "x-request-id",
+            format!("8786c783-4b8d-4c8a-a3{:02x}-{:012x}", randomness >> 48, randomness & 0xffff_ffff_ffff),
+        )
+}
+
+/// The greatest randomness: kept by any ratio but 0.
+const KEPT: u64 = 0xff_ffff_ffff_ffff;
+
+/// The least randomness: kept by 1 only.
+const LEFT_OUT: u64 = 0;
+
+/// How often a host function was called that returns data, which is what a request costs most.
+fn data_returning_calls(proxy: &Proxy) -> u64 {
+    let returns_data = |name: &str| {
+        ["get_property", "call_foreign_function", "get_header_map", "get_buffer", "get_shared_data"]
+            .iter()
+            .any(|part| name.contains(part))
+    };
+    proxy.host_calls().iter().filter(|(name, _)| returns_data(name)).map(|(_, calls)| calls).sum()
+}
+
+/// Ends a request; how many data-returning calls that took.
+fn calls_for(proxy: &mut Proxy, request: Request, status: u16) -> u64 {
+    let before = data_returning_calls(proxy);
+    proxy.request(request).respond(status).unwrap();
+    data_returning_calls(proxy) - before
+}
+
+#[test]
+fn a_request_takes_one_call_a_kept_one_among_others_two_and_nothing_is_asked_for_in_vain() {
+    let sampled = |logs: Value| json!({"logs": logs, "metrics": {"enabled": false}});
+    let half = json!({"logs": {"sample_ratio": 0.5}});
+    // A request that is kept, and one that would not be.
+    let cases = [
+        ("all are kept", json!({}), (1, 1)),
+        (
+            "all are kept, with routes",
+            json!({"routes": ["/a", {"template": "/b", "keep_slower_than": "1s"}]}),
+            (1, 1),
+        ),
+        ("some are kept", half.clone(), (2, 1)),
+        ("some of a second are kept", json!({"logs": {"max_records_per_second": 1000}}), (2, 2)),
+        ("some of a route are kept", json!({"routes": [{"template": "/", "sample_ratio": 0.5}]}), (2, 1)),
+        ("some are kept, by chance", sampled(json!({"sample_ratio": 0.5, "sample_by": "request"})), (2, 1)),
+        (
+            "none is kept, whatever it is",
+            sampled(json!({"sample_ratio": 0, "sample_by": "random", "keep_errors": false})),
+            (0, 0),
+        ),
+        ("only metrics", json!({"logs": {"enabled": false}}), (1, 1)),
+        ("nothing", json!({"logs": {"enabled": false}, "metrics": {"enabled": false}}), (0, 0)),
+    ];
+    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+        for (case, config, expected) in &cases {
+            let mut proxy = builder(config.clone()).mode(mode).start().unwrap();
+            // The first record of a worker takes a lease, which is not every request's.
+            proxy.request(traced("/", KEPT)).respond(200).unwrap();
+            let kept = calls_for(&mut proxy, traced("/", KEPT), 200);
+            let left_out = calls_for(&mut proxy, traced("/", LEFT_OUT), 200);
+            assert_eq!((kept, left_out), *expected, "{case} ({mode:?})");
+        }
+        let mut proxy = builder(json!({})).mode(mode).start().unwrap();
+        proxy.request(get("/")).respond(200).unwrap();
+        // What a request may well lack costs nothing, what nearly all have costs a second list.
+        let bare = get("/").without_upstream("direct_response").with(|info| info.cluster_name = None);
+        assert_eq!(calls_for(&mut proxy, bare, 200), 1, "{mode:?}");
+        assert_eq!(calls_for(&mut proxy, Request::malformed(), 400), 2, "{mode:?}");
+        let mut proxy = builder(half.clone()).mode(mode).start().unwrap();
+        proxy.request(traced("/", KEPT)).respond(200).unwrap();
+        assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 2, "a failed one is kept ({mode:?})");
+    }
+}
+
+/// A configuration under which some of [`mixed`] is kept for each reason.
+fn config() -> Value {
+    json!({
+        "logs": {"sample_ratio": 0.25, "keep_slower_than": "1s", "request_headers": ["x-tenant"]},
+        "metrics": {"interval": "1s", "histograms": ["duration", "upstream"]},
+        "routes": ["/orders/{id}", {"template": "/health", "sample_ratio": 0}],
+    })
+}
+
+/// A request with its status, and the path and the weight of its record, if it has one.
+type Case = (Request, u16, Option<(&'static str, f64)>);
+
+fn mixed() -> Vec<Case> {
+    // (1 - 0.25) × 2^56, the specification's rejection threshold.
+    const THRESHOLD: u64 = 0xc0_0000_0000_0000;
+    let by_request_id =
+        |path, end: &str| get(path).header("x-request-id", format!("8786c783-4b8d-4c8a-a3{end}"));
+    vec![
+        (traced("/orders/1", THRESHOLD).header("x-tenant", "a"), 200, Some(("/orders/1", 4.0))),
+        (traced("/orders/2", THRESHOLD - 1).header("x-tenant", "b"), 200, None),
+        (traced("/other/3", KEPT), 404, Some(("/other/3", 4.0))),
+        (traced("/health", KEPT), 200, None),
+        (traced("/health?n=5", LEFT_OUT), 500, Some(("/health", 1.0))),
+        (traced("/orders/6", LEFT_OUT).took(secs(1)), 200, Some(("/orders/6", 1.0))),
+        (traced("/orders/7", LEFT_OUT).took(millis(999)), 200, None),
+        (
+            traced("/orders/8", LEFT_OUT).header("tracestate", "x=y,ot=rv:ffffffffffffff"),
+            200,
+            Some(("/orders/8", 4.0)),
+        ),
+        (traced("/orders/9", KEPT).header("tracestate", "ot=rv:00000000000000;th:0"), 200, None),
+        (by_request_id("/orders/10", "ff-ffffffffffff"), 200, Some(("/orders/10", 4.0))),
+        (by_request_id("/orders/11", "00-000000000000"), 200, None),
+    ]
+}
+
+fn weight(record: &LogRecord) -> f64 {
+    match attributes(&record.attributes)["offpath.sample.weight"].value {
+        Some(Any::DoubleValue(weight)) => weight,
+        ref other => panic!("the weight is {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_kept_and_what_it_stands_for_follow_from_the_request() {
+    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+        let mut proxy = builder(config()).mode(mode).start().unwrap();
+        let expected: Vec<_> = mixed().into_iter().filter_map(|(.., expected)| expected).collect();
+        let ended = mixed().len() as u64;
+        for (request, status, _) in mixed() {
+            proxy.request(request).respond(status).unwrap();
+            assert_accounted_for(&proxy);
+        }
+        proxy.advance(secs(3)).unwrap();
+        let calls = proxy.cluster("otlp").answer_all(200).unwrap();
+        let weights = records(&calls).iter().map(weight).collect::<Vec<_>>();
+        let told: Vec<_> = paths(&calls).into_iter().zip(weights).collect();
+        let expected: Vec<_> = expected.into_iter().map(|(path, weight)| (path.to_owned(), weight)).collect();
+        assert_eq!(told, expected);
+        assert_eq!(proxy.counter("offpath_records_captured_total"), ended);
+        assert_eq!(proxy.counter("offpath_records_delivered_total"), expected.len() as u64);
+        assert_eq!(proxy.counter("offpath_records_sampled_out_total"), ended - expected.len() as u64);
+        // Cumulative: the last export says it all.
+        let points = points(&calls, "http.server.request.duration");
+        let last = points.iter().map(|point| point.time_unix_nano).max();
+        let newest = points.iter().filter(|point| Some(point.time_unix_nano) == last);
+        assert_eq!(newest.map(|point| point.count).sum::<u64>(), ended, "histograms count every request");
+    }
+}
+
+#[test]
+fn expressions_and_single_properties_give_equal_bytes() {
+    let exported = |mode: Mode, cel: Cel| {
+        let mut proxy = builder(config()).mode(mode).cel(cel).start().unwrap();
+        for (request, status, _) in mixed() {
+            proxy.request(request).respond(status).unwrap();
+        }
+        proxy.request(Request::malformed()).respond(400).unwrap();
+        proxy.advance(secs(3)).unwrap();
+        let mut calls = proxy.cluster("otlp").answer_all(200).unwrap();
+        calls.sort_by_key(|call| call.path().to_owned());
+        let bodies: Vec<_> = calls.into_iter().map(|call| call.body).collect();
+        (bodies, proxy.counter("offpath_capture_fallbacks_total"))
+    };
+    let (by_list, fallbacks) = exported(Mode::AccessLogger, Cel::Built);
+    assert_eq!(fallbacks, 0);
+    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+        for cel in [Cel::NotBuilt, Cel::FailsToEvaluate] {
+            let (one_by_one, fallbacks) = exported(mode, cel);
+            assert_eq!(fallbacks, mixed().len() as u64 + 1, "one for each request ({mode:?}, {cel:?})");
+            assert_eq!(one_by_one, by_list, "{mode:?}, {cel:?}");
+        }
+    }
+}
+
+#[test]
+fn two_proxies_keep_the_same_requests() {
+    let kept = |by: &str| {
+        let config = json!({"logs": {"sample_ratio": 0.3, "sample_by": by}, "batch": {"max_records": 1}});
+        let mut proxy = builder(config).workers(2).start().unwrap();
+        for number in 0..200_u64 {
+            // Both ids say the same; so do all workers.
+            let randomness = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8;
+            let request = traced(&format!("/{number}"), randomness);
+            proxy.request(request).on_worker(number as usize % 2).respond(200).unwrap();
+        }
+        proxy.advance(secs(2)).unwrap();
+        let mut paths = paths(&proxy.cluster("otlp").answer_all(200).unwrap());
+        paths.sort_unstable();
+        paths
+    };
+    let by_trace = kept("trace");
+    assert!((30..90).contains(&by_trace.len()), "{}", by_trace.len());
+    assert_eq!(by_trace, kept("request"));
+}
+
+#[test]
+fn a_second_has_no_more_records_than_allowed_and_their_weights_tell_of_the_others() {
+    let config = json!({"logs": {"max_records_per_second": 10, "sample_by": "random"}});
+    let mut proxy = proxy(config);
+    let mut calls = Vec::new();
+    for _ in 0..20 {
+        for number in 0..100 {
+            let status = if number % 50 == 0 { 503 } else { 200 };
+            proxy.request(get("/")).respond(status).unwrap();
+            proxy.advance(millis(10)).unwrap();
+            assert_accounted_for(&proxy);
+        }
+        calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
+    }
+    proxy.advance(secs(2)).unwrap();
+    calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
+    let records = records(&calls);
+    let mut by_second: BTreeMap<u64, usize> = BTreeMap::new();
+    for record in &records {
+        *by_second.entry(record.observed_time_unix_nano / 1_000_000_000).or_default() += 1;
+    }
+    assert!(by_second.values().all(|&records| records <= 10), "{by_second:?}");
+    assert!(by_second.len() >= 20 && records.len() > 100, "{by_second:?}");
+    // The first second knows of none before it: what it refuses is rate limited, and the second one's records stand for it.
+    assert!(dropped(&proxy, "rate_limited") >= 90);
+    assert_eq!(records[..10].iter().map(weight).collect::<Vec<_>>(), [1.0; 10]);
+    let failed = |record: &&LogRecord| record.severity_text == "ERROR";
+    assert!((records.iter().filter(failed).map(weight).sum::<f64>() - 40.0).abs() <= 4.0);
+    let sum: f64 = records.iter().map(weight).sum();
+    // Four standard errors of some 170 records of weight 12 and less.
+    assert!((sum - 2000.0).abs() < 4.0 * (12.0 * 11.0 * 170.0_f64).sqrt(), "{sum}");
+    assert_eq!(proxy.counter("offpath_records_captured_total"), 2000);
+}
+
+#[test]
+fn a_record_of_a_proxy_that_keeps_all_stands_for_itself() {
+    let mut proxy = proxy(json!({}));
+    proxy.request(get("/")).respond(200).unwrap();
+    proxy.advance(secs(2)).unwrap();
+    let record = records(&proxy.cluster("otlp").answer_all(200).unwrap()).remove(0);
+    assert_eq!(attributes(&record.attributes)["offpath.sample.weight"], double(1.0));
+}
