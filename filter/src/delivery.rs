@@ -270,6 +270,11 @@ impl Delivery {
         std::mem::take(&mut self.spilled)
     }
 
+    /// Whether something waits.
+    pub fn has_waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Whether nothing waits and nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_empty()

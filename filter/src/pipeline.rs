@@ -248,6 +248,11 @@ impl Pipeline {
         self.instance_id.into_bytes()
     }
 
+    /// Whether a batch waits to be sent, now or later.
+    pub fn has_waiting(&self) -> bool {
+        self.delivery.has_waiting()
+    }
+
     /// The batch to send now, if any; its fate comes back by [`Pipeline::dispatched`] or [`Pipeline::refused`].
     pub fn take_next(&mut self, now_unix_nano: u64) -> Option<SealedBatch> {
         let next = self.delivery.take_next(now_unix_nano, &mut self.ledger);

@@ -58,14 +58,27 @@ impl Plugin {
         })
     }
 
-    /// The current stream has finished.
+    /// The current stream has finished. Asks for it at once, or in two steps where not all requests become records: what
+    /// decides, then the rest of those that are kept.
     pub(super) fn log(&mut self) {
-        let now = self.enter();
         #[cfg(feature = "trap")]
         if host::property(b"request\0headers\0x-offpath-trap").is_some() {
             std::process::abort();
         }
-        self.observe(now);
+        let plan = Rc::clone(self.pipeline.plan());
+        self.captured.clear();
+        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
+        // Behind the longest of the host calls: should the machine stall, then there.
+        let now = self.enter();
+        if plan.rest().is_empty() {
+            self.pipeline.observe(&self.captured, now);
+        } else if let Some(kept) = self.pipeline.judge(&self.captured, now) {
+            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
+            self.pipeline.record(&self.captured, &kept, now);
+        }
+        if !is_listed {
+            self.pipeline.capture_fell_back();
+        }
         self.tell();
     }
 
@@ -77,6 +90,9 @@ impl Plugin {
 
     /// Makes all calls that may be made now. Only in a hook of the root context.
     pub(super) fn send(&mut self) {
+        if !self.pipeline.has_waiting() {
+            return;
+        }
         while let Some(batch) = self.pipeline.take_next(host::now_unix_nano()) {
             let headers = self.pipeline.call_headers(&batch);
             match host::dispatch(self.pipeline.cluster(), &headers, &batch.body, self.pipeline.call_timeout())
@@ -85,6 +101,8 @@ impl Plugin {
                 None => self.pipeline.refused(batch, host::now_unix_nano()),
             }
         }
+        // Calls take a while to make, and the machine may have stalled.
+        self.enter();
         self.tell();
     }
 
@@ -125,42 +143,20 @@ impl Plugin {
         self.rest.delete();
     }
 
-    /// What every hook begins with: the time, and whether what is held is still ours to tell of.
+    /// The time, and whether what is held is still ours to tell of. Every hook begins with it; a longer one asks again,
+    /// for others may have taken its machine for lost meanwhile.
     fn enter(&mut self) -> u64 {
         let now = host::now_unix_nano();
-        self.keep_lease(now);
-        now
-    }
-
-    fn keep_lease(&mut self, now_unix_nano: u64) {
-        if !self.lease.round(now_unix_nano, &self.statistics) {
+        if !self.lease.round(now, &self.statistics) {
             warn!("taken for lost by another worker: what was held is counted as lost");
             self.lease.forget();
             self.pipeline.forget();
         }
-    }
-
-    /// Asks for a request at once, or in two steps where not all requests become records: what decides, then the rest of
-    /// those that are kept.
-    fn observe(&mut self, now_unix_nano: u64) {
-        let plan = Rc::clone(self.pipeline.plan());
-        self.captured.clear();
-        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
-        if plan.rest().is_empty() {
-            self.pipeline.observe(&self.captured, now_unix_nano);
-        } else if let Some(kept) = self.pipeline.judge(&self.captured, now_unix_nano) {
-            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
-            self.pipeline.record(&self.captured, &kept, now_unix_nano);
-        }
-        if !is_listed {
-            self.pipeline.capture_fell_back();
-        }
+        now
     }
 
     /// Tells the proxy what has changed: its log the records that found no room, then its statistics.
     fn tell(&mut self) {
-        // The hook itself may have stalled for so long that others took its machine for lost.
-        self.keep_lease(host::now_unix_nano());
         for line in self.pipeline.take_spilled() {
             warn!("{line}");
         }
