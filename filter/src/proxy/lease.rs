@@ -134,7 +134,10 @@ impl Lease {
         statistics.add(Stat::RecordsDropped(reason), records);
         statistics.add(Stat::RecordsPending, -records);
         statistics.add(Stat::QueueBytes, -bytes);
-        change_table(|table| Some(table.free(lost.slot)));
+        change_table(|table| {
+            table.free(lost.slot);
+            Some(())
+        });
         if records > 0 {
             warn!("a virtual machine is gone with {records} records, counted as {}", reason.as_str());
         }
