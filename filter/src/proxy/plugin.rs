@@ -140,11 +140,11 @@ impl Plugin {
     fn observe(&mut self, now_unix_nano: u64) {
         let plan = Rc::clone(self.pipeline.plan());
         self.captured.clear();
-        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
+        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured);
         if plan.rest().is_empty() {
             self.pipeline.observe(&self.captured, now_unix_nano);
         } else if let Some(kept) = self.pipeline.judge(&self.captured, now_unix_nano) {
-            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
+            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured);
             self.pipeline.record(&self.captured, &kept, now_unix_nano);
         }
         if !is_listed {
