@@ -1,10 +1,10 @@
 //! What is asked of the host about a finished request, and how its answer becomes bytes by field.
 //!
 //! A [`Plan`] is compiled from the configuration: which fields and headers are wanted of every request, and which of
-//! those only whose records are kept. Each of these two [`Stage`]s can be asked for as one CEL list for `expr_evaluate`
-//! (one host call for all of it) and as property paths (one host call each, where CEL is missing or fails). Either answer
-//! fills the same [`Captured`], which goes to [`crate::request`]. Nothing is dropped here: a field that the host does not
-//! have is empty.
+//! those only whose records are kept. Each of these two [`Stage`]s is asked for in as few host calls as is cheapest: the
+//! request's headers at once, all else as a CEL list for `expr_evaluate`, or, where either fails, by property paths, one
+//! host call each. All answers fill the same [`Captured`], which goes to [`crate::request`]. Nothing is dropped here: a
+//! field that the host does not have is empty.
 
 mod field;
 mod plan;
@@ -12,121 +12,201 @@ mod stage;
 
 pub use field::Field;
 pub use plan::Plan;
-pub use stage::Stage;
+pub use stage::{Stage, WantedHeader};
 
-/// The values of one request, by the slots of a [`Plan`]: those of its first stage, then those of the rest, if they were
-/// asked for. Reused from request to request.
+/// The values of one request, by the slots of a [`Plan`], in the parts in which they were answered. Reused from request to
+/// request.
 #[derive(Debug, Default)]
 pub struct Captured {
-    first: Values,
-    rest: Values,
+    parts: Vec<Values>,
+    used: usize,
 }
 
+/// An answer, and where the values are in it.
 #[derive(Debug, Default)]
 struct Values {
     bytes: Vec<u8>,
     spans: Vec<(u32, u32)>,
 }
 
-/// Why a CEL answer could not be read.
+/// Why an answer could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
 impl Captured {
-    /// Takes the answer to a CEL list as the first values of a request: proxy-wasm's serialized pairs, u32 little-endian
-    /// count, then a u32 length of the value and a u32 length of the unused second half for each, then for each value its
-    /// bytes, NUL, the second half, NUL.
+    /// Takes the answer to a CEL list as the next `slots` values.
     ///
     /// # Errors
-    /// When the answer is not `slots` such values; then nothing is known of the request.
+    /// When the answer is not `slots` values; then it is as if it had not come.
     pub fn take_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
-        self.rest.clear();
-        self.first.take_list(answer, slots)
+        self.take(answer, |values| values.read_list(slots))
     }
 
-    /// Takes a further answer, whose slots follow those that are there.
+    /// Takes a whole header map, of which the wanted ones are the next values.
     ///
     /// # Errors
-    /// When the answer is not `slots` such values; then only the first ones are known.
-    pub fn extend_with_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
-        self.rest.take_list(answer, slots)
+    /// When the answer is no header map; then it is as if it had not come.
+    pub fn take_headers(&mut self, answer: Vec<u8>, wanted: &[WantedHeader]) -> Result<(), Malformed> {
+        self.take(answer, |values| values.read_headers(wanted))
     }
 
     /// Forgets the last request.
     pub fn clear(&mut self) {
-        self.first.clear();
-        self.rest.clear();
+        self.used = 0;
     }
 
     /// Appends the next slot's value, as the property path answers it; `None` is a value that the host does not have.
     pub fn push(&mut self, value: Option<&[u8]>) {
-        let values = if self.rest.spans.is_empty() { &mut self.first } else { &mut self.rest };
-        values.push(value);
+        if self.used == 0 {
+            self.begin_part(Vec::new());
+        }
+        if let Some(part) = self.used.checked_sub(1).and_then(|last| self.parts.get_mut(last)) {
+            part.push(value.unwrap_or_default());
+        }
     }
 
     /// The bytes in a slot; empty where the host has none.
-    pub fn slot(&self, slot: usize) -> &[u8] {
-        match slot.checked_sub(self.first.spans.len()) {
-            None => self.first.slot(slot),
-            Some(slot) => self.rest.slot(slot),
+    pub fn slot(&self, mut slot: usize) -> &[u8] {
+        for part in self.parts.iter().take(self.used) {
+            match slot.checked_sub(part.spans.len()) {
+                None => return part.slot(slot),
+                Some(left) => slot = left,
+            }
         }
+        &[]
+    }
+
+    fn take(
+        &mut self,
+        answer: Vec<u8>,
+        read: impl FnOnce(&mut Values) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        let taken = self.begin_part(answer).ok_or(Malformed).and_then(read);
+        if taken.is_err() {
+            self.used -= 1;
+        }
+        taken
+    }
+
+    fn begin_part(&mut self, bytes: Vec<u8>) -> Option<&mut Values> {
+        if self.used == self.parts.len() {
+            self.parts.push(Values::default());
+        }
+        let part = self.parts.get_mut(self.used)?;
+        self.used += 1;
+        part.bytes = bytes;
+        part.spans.clear();
+        Some(part)
     }
 }
 
 impl Values {
-    fn take_list(&mut self, answer: Vec<u8>, slots: usize) -> Result<(), Malformed> {
-        self.bytes = answer;
-        self.spans.clear();
-        let read = self.read_spans(slots);
-        if read.is_err() {
-            self.clear();
-        }
-        read
-    }
-
-    fn read_spans(&mut self, slots: usize) -> Result<(), Malformed> {
-        let count = self.u32_at(0).ok_or(Malformed)? as usize;
-        if count != slots {
+    /// Reads proxy-wasm's serialized pairs, of which a list uses the first halves: u32 little-endian count, then a u32
+    /// length of the value and a u32 length of the unused second half for each, then for each value its bytes, NUL, the
+    /// second half, NUL.
+    fn read_list(&mut self, slots: usize) -> Result<(), Malformed> {
+        if self.count()? != slots {
             return Err(Malformed);
         }
-        let mut at = slots.checked_mul(8).and_then(|sizes| sizes.checked_add(4)).ok_or(Malformed)?;
+        let mut at = first_half_at(slots)?;
         for slot in 0..slots {
-            let value_len = self.u32_at(4 + 8 * slot).ok_or(Malformed)?;
-            let unused_len = self.u32_at(8 + 8 * slot).ok_or(Malformed)?;
-            let start = u32::try_from(at).map_err(|_| Malformed)?;
-            let end = start.checked_add(value_len).ok_or(Malformed)?;
-            self.spans.push((start, end));
-            at = (end as usize)
-                .checked_add(2)
-                .and_then(|at| at.checked_add(unused_len as usize))
-                .ok_or(Malformed)?;
+            let pair = self.pair(slot, at)?;
+            self.spans.push(pair.first);
+            at = pair.end;
         }
         if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
     }
 
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.spans.clear();
+    /// Reads pairs of names and values. An empty answer is an empty map.
+    fn read_headers(&mut self, wanted: &[WantedHeader]) -> Result<(), Malformed> {
+        // Nothing begins at 0, where the count is.
+        self.spans.resize(wanted.len(), (0, 0));
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let count = self.count()?;
+        let map_len = self.bytes.len();
+        let mut at = first_half_at(count)?;
+        for index in 0..count {
+            let pair = self.pair(index, at)?;
+            for (place, wanted) in wanted.iter().enumerate() {
+                if self.bytes_in(pair.first) == wanted.name {
+                    self.add_header(place, pair.second, wanted.is_joined);
+                }
+            }
+            at = pair.end;
+        }
+        if at == map_len { Ok(()) } else { Err(Malformed) }
     }
 
-    fn push(&mut self, value: Option<&[u8]>) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(value.unwrap_or_default());
-        let span =
-            (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(self.bytes.len()).unwrap_or(u32::MAX));
+    /// A header may come several times: then its values are joined by a comma, as CEL joins them, or the first one counts.
+    fn add_header(&mut self, place: usize, value: (u32, u32), is_joined: bool) {
+        let known = self.spans.get(place).copied().unwrap_or_default();
+        let span = match known {
+            (0, 0) => value,
+            _ if is_joined => {
+                let joined = [self.bytes_in(known), self.bytes_in(value)].join(&b","[..]);
+                self.append(&joined)
+            }
+            _ => known,
+        };
+        if let Some(place) = self.spans.get_mut(place) {
+            *place = span;
+        }
+    }
+
+    fn push(&mut self, value: &[u8]) {
+        let span = self.append(value);
         self.spans.push(span);
     }
 
+    fn append(&mut self, value: &[u8]) -> (u32, u32) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(self.bytes.len()).unwrap_or(u32::MAX))
+    }
+
     fn slot(&self, slot: usize) -> &[u8] {
-        let span =
-            self.spans.get(slot).and_then(|&(start, end)| self.bytes.get(start as usize..end as usize));
-        span.unwrap_or_default()
+        self.spans.get(slot).map(|span| self.bytes_in(*span)).unwrap_or_default()
+    }
+
+    fn bytes_in(&self, (start, end): (u32, u32)) -> &[u8] {
+        self.bytes.get(start as usize..end as usize).unwrap_or_default()
+    }
+
+    fn count(&self) -> Result<usize, Malformed> {
+        Ok(self.u32_at(0).ok_or(Malformed)? as usize)
+    }
+
+    /// The pair with that index, whose first half begins at `at`.
+    fn pair(&self, index: usize, at: usize) -> Result<Pair, Malformed> {
+        let lengths_at = index.checked_mul(8).and_then(|lengths| lengths.checked_add(4)).ok_or(Malformed)?;
+        let half = |start: usize, length_at: usize| {
+            let start = u32::try_from(start).ok()?;
+            let end = start.checked_add(self.u32_at(length_at)?)?;
+            Some(((start, end), (end as usize).checked_add(1)?))
+        };
+        let (first, second_at) = half(at, lengths_at).ok_or(Malformed)?;
+        let (second, end) = half(second_at, lengths_at + 4).ok_or(Malformed)?;
+        Ok(Pair { first, second, end })
     }
 
     fn u32_at(&self, at: usize) -> Option<u32> {
         let bytes = self.bytes.get(at..at.checked_add(4)?)?;
         Some(u32::from_le_bytes(bytes.try_into().ok()?))
     }
+}
+
+/// Where the halves of a pair are, and where the next one begins.
+struct Pair {
+    first: (u32, u32),
+    second: (u32, u32),
+    end: usize,
+}
+
+/// Where the first pair begins, after the lengths of all.
+fn first_half_at(count: usize) -> Result<usize, Malformed> {
+    count.checked_mul(8).and_then(|lengths| lengths.checked_add(4)).ok_or(Malformed)
 }
 
 #[cfg(test)]
@@ -166,7 +246,7 @@ mod tests {
         for (first_listed, rest_listed) in [(true, true), (true, false), (false, true), (false, false)] {
             let mut captured = Captured::default();
             captured.take_list(list(&[b"another", b"request"]), 2).unwrap();
-            captured.extend_with_list(list(&[b"altogether"]), 1).unwrap();
+            captured.take_list(list(&[b"altogether"]), 1).unwrap();
             captured.clear();
             if first_listed {
                 captured.take_list(list(&first), 2).unwrap();
@@ -174,9 +254,9 @@ mod tests {
                 first.iter().for_each(|value| captured.push(Some(value)));
             }
             if rest_listed {
-                captured.extend_with_list(list(&rest), 2).unwrap();
+                captured.take_list(list(&rest), 2).unwrap();
             } else {
-                assert_eq!(captured.extend_with_list(list(&rest), 3), Err(Malformed));
+                assert_eq!(captured.take_list(list(&rest), 3), Err(Malformed));
                 rest.iter().for_each(|value| captured.push(Some(value)));
             }
             let slots: Vec<_> = (0..5).map(|slot| captured.slot(slot)).collect();
@@ -196,7 +276,58 @@ mod tests {
         }
     }
 
+    /// Pairs as a header map is answered.
+    fn headers(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+        let mut answer = (pairs.len() as u32).to_le_bytes().to_vec();
+        for (name, value) in pairs {
+            answer.extend((name.len() as u32).to_le_bytes());
+            answer.extend((value.len() as u32).to_le_bytes());
+        }
+        pairs.iter().for_each(|(name, value)| answer.extend([name, &b"\0"[..], value, b"\0"].concat()));
+        answer
+    }
+
+    fn wanted(name: &str, is_joined: bool) -> WantedHeader {
+        WantedHeader { name: name.into(), is_joined }
+    }
+
+    #[test]
+    fn wanted_headers_are_found_in_the_map_and_a_list_may_follow() {
+        let map = headers(&[
+            (b":path", b"/"),
+            (b"x-a", b"1"),
+            (b"user-agent", b"\xff"),
+            (b"x-a", b""),
+            (b"user-agent", b"second"),
+            (b"x-a", b"3"),
+        ]);
+        let names =
+            [wanted("x-a", true), wanted("user-agent", false), wanted("x-b", true), wanted("x-a", false)];
+        let mut captured = Captured::default();
+        captured.take_headers(map.clone(), &names).unwrap();
+        captured.take_list(list(&[b"200"]), 1).unwrap();
+        let slots: Vec<_> = (0..6).map(|slot| captured.slot(slot)).collect();
+        assert_eq!(slots, [&b"1,,3"[..], b"\xff", b"", b"1", b"200", b""]);
+        captured.clear();
+        captured.take_headers(Vec::new(), &names).unwrap();
+        captured.push(Some(b"404"));
+        assert_eq!((captured.slot(0), captured.slot(3), captured.slot(4)), (&b""[..], &b""[..], &b"404"[..]));
+        for cut in 1..map.len() {
+            captured.clear();
+            assert_eq!(captured.take_headers(map[..cut].to_vec(), &names), Err(Malformed), "cut at {cut}");
+            assert_eq!(captured.slot(0), b"");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_are_a_header_map_or_malformed(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let mut captured = Captured::default();
+            if captured.take_headers(bytes, &[wanted("", true), wanted("a", false)]).is_ok() {
+                (0..2).for_each(|slot| { captured.slot(slot); });
+            }
+        }
+
         #[test]
         fn any_bytes_are_a_list_or_malformed(bytes in proptest::collection::vec(any::<u8>(), 0..120), slots in 0usize..6) {
             let mut captured = Captured::default();

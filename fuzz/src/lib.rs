@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use offpath_filter::capture::Captured;
+use offpath_filter::capture::{Captured, WantedHeader};
 use offpath_filter::config::Config;
 use offpath_filter::lease::Table;
 use offpath_filter::ledger::Stat;
@@ -146,20 +146,28 @@ pub fn answer_body(bytes: &[u8]) {
     }
 }
 
-/// Any bytes as what `expr_evaluate` returns, and any values as Envoy would return them: those are found again.
+/// Any bytes as what `expr_evaluate` returns or as a header map, and any values as Envoy would return them: those are found again.
 pub fn pairs(bytes: &[u8]) {
     let mut captured = Captured::default();
     for slots in [0, 1, 2, 24, usize::MAX] {
+        captured.clear();
         if captured.take_list(bytes.to_vec(), slots).is_ok() {
             let found: usize = (0..slots).map(|slot| captured.slot(slot).len()).sum();
             assert!(found <= bytes.len());
         }
+    }
+    let wanted = [b"".as_slice(), b"x-a"].map(|name| WantedHeader { name: name.into(), is_joined: true });
+    captured.clear();
+    if captured.take_headers(bytes.to_vec(), &wanted).is_ok() {
+        let longest = (0..wanted.len()).map(|slot| captured.slot(slot).len()).max();
+        assert!(longest.is_some_and(|longest| longest <= bytes.len()));
     }
     let mut rest = bytes;
     let mut values = Vec::new();
     while !rest.is_empty() {
         values.push(take_value(&mut rest).unwrap_or_default());
     }
+    captured.clear();
     captured.take_list(encode_list(&values), values.len()).unwrap();
     for (slot, value) in values.iter().enumerate() {
         assert_eq!(captured.slot(slot), *value);

@@ -127,7 +127,7 @@ pub async fn show(
 ) -> anyhow::Result<Row> {
     let traps = fault.treatment == Treatment::Trap;
     let module = if traps { project.trapping_plugin() } else { project.plugin() };
-    let plugin = Logger::Plugin([common_keys(), fault.keys.clone()].concat(), module);
+    let plugin = Logger::Plugin(fault.mode, [common_keys(), fault.keys.clone()].concat(), module);
     let plugin = play(project, &plugin, fault, timing);
     // A native logger has nothing that could trap.
     let ((resident_bytes, ending), native) = if with_native && !traps {

@@ -17,7 +17,7 @@ use crate::{
         row::Row,
         stand::{Logger, Stand},
     },
-    harness::receiver::Behaviour,
+    harness::{bootstrap::Mode, receiver::Behaviour},
     project::Project,
     soak::memory::{Memory, Sample},
 };
@@ -73,7 +73,7 @@ pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
 
 async fn soak(project: &Project, options: Options, mut random: Rng) -> anyhow::Result<(Row, Memory)> {
     let keys = [common_keys(), vec![("queue.max_bytes", json!(QUEUE_BYTES))]].concat();
-    let logger = Logger::Plugin(keys, project.trapping_plugin());
+    let logger = Logger::Plugin(Mode::AccessLogger, keys, project.trapping_plugin());
     let mut stand = Stand::start(project, &logger, options.rate).await?;
     let begin = Instant::now();
     let duration = Duration::from_secs(60) * options.minutes;
@@ -138,6 +138,7 @@ fn choose(random: &mut Rng) -> Treatment {
 /// What all of them together may do.
 fn anything() -> Fault {
     Fault {
+        mode: Mode::AccessLogger,
         name: "soak",
         treatment: Treatment::Trap,
         times_longer: 1,

@@ -1,6 +1,7 @@
 //! Compiles the configuration into what is asked of the host for each request.
 
 use super::field::{FIELDS, Field, Use};
+use super::stage::{Value, are_headers_worth_it};
 use super::{Captured, Stage};
 use crate::config::{ClientAddress, Config, Route, SampleBy};
 use crate::policy;
@@ -12,8 +13,17 @@ pub struct Plan {
     rest: Stage,
     /// By [`Field`]: the slot, or `None` when the field is not asked for.
     field_slots: [Option<u8>; FIELDS.len()],
-    first_request_header: usize,
-    first_response_header: usize,
+    request_header_slots: Vec<u8>,
+    response_header_slots: Vec<u8>,
+}
+
+/// Something that is wanted of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Field(Field),
+    /// By their place in the configuration's list.
+    RequestHeader(usize),
+    ResponseHeader(usize),
 }
 
 impl Plan {
@@ -21,35 +31,32 @@ impl Plan {
     /// asked for at once: a second call would cost more than it spares.
     pub fn new(config: &Config) -> Self {
         let chooses = config.logs.enabled && policy::lets_any_go(&config.logs, &config.routes);
-        let is_first = |field, used_by| match chooses {
-            true => is_for_series(field, used_by, config) || is_for_decision(field, config),
-            false => is_for_series(field, used_by, config) || is_for_record(field, used_by, config),
-        };
+        let (mut first, mut rest): (Vec<_>, Vec<_>) = wanted(config).partition(|(wanted, _)| match wanted {
+            _ if !chooses => true,
+            Wanted::Field(field) => is_for_series(*field, config) || is_for_decision(*field, config),
+            Wanted::RequestHeader(_) | Wanted::ResponseHeader(_) => false,
+        });
+        let in_headers =
+            |part: &[(Wanted, Value)]| part.iter().filter(|(_, value)| value.is_in_headers()).count();
+        let (mut first_headers, mut rest_headers) = (0, 0);
+        if are_headers_worth_it(first.iter().map(|(_, value)| value)) {
+            // Then they are all at hand, those of kept requests too.
+            first.extend(rest.extract_if(.., |(_, value)| value.is_in_headers()));
+            first_headers = in_headers(&first);
+            first.sort_by_key(|(_, value)| !value.is_in_headers());
+        } else if are_headers_worth_it(rest.iter().map(|(_, value)| value)) {
+            rest_headers = in_headers(&rest);
+            rest.sort_by_key(|(_, value)| !value.is_in_headers());
+        }
         let mut plan = Self {
-            first: Stage::default(),
-            rest: Stage::default(),
+            first: stage(&first, first_headers),
+            rest: stage(&rest, rest_headers),
             field_slots: [None; FIELDS.len()],
-            first_request_header: 0,
-            first_response_header: 0,
+            request_header_slots: vec![0; config.logs.request_headers.len()],
+            response_header_slots: vec![0; config.logs.response_headers.len()],
         };
-        for (field, name, used_by, presence) in FIELDS {
-            if is_first(field, used_by) {
-                plan.set_slot(field);
-                plan.first.add_attribute(name, presence);
-            }
-        }
-        for (field, name, used_by, presence) in FIELDS {
-            if chooses && is_for_record(field, used_by, config) && !is_first(field, used_by) {
-                plan.set_slot(field);
-                plan.rest.add_attribute(name, presence);
-            }
-        }
-        if config.logs.enabled {
-            plan.first_request_header = plan.slots();
-            plan.first_response_header = plan.slots() + config.logs.request_headers.len();
-            let stage = if chooses { &mut plan.rest } else { &mut plan.first };
-            config.logs.request_headers.iter().for_each(|header| stage.add_header("request", header));
-            config.logs.response_headers.iter().for_each(|header| stage.add_header("response", header));
+        for (slot, (wanted, _)) in (0..).zip(first.iter().chain(&rest)) {
+            plan.set_slot(*wanted, slot);
         }
         plan
     }
@@ -82,41 +89,67 @@ impl Plan {
 
     /// The value of the `index`th configured request header.
     pub fn request_header<'c>(&self, captured: &'c Captured, index: usize) -> &'c [u8] {
-        captured.slot(self.first_request_header + index)
+        self.request_header_slots.get(index).map(|&slot| captured.slot(slot.into())).unwrap_or_default()
     }
 
     /// The value of the `index`th configured response header.
     pub fn response_header<'c>(&self, captured: &'c Captured, index: usize) -> &'c [u8] {
-        captured.slot(self.first_response_header + index)
+        self.response_header_slots.get(index).map(|&slot| captured.slot(slot.into())).unwrap_or_default()
     }
 
-    fn slots(&self) -> usize {
-        self.first.slots() + self.rest.slots()
-    }
-
-    /// Gives the field the next slot.
-    fn set_slot(&mut self, field: Field) {
-        let next = u8::try_from(self.slots()).ok();
-        if let Some(slot) = self.field_slots.get_mut(field as usize) {
-            *slot = next;
+    fn set_slot(&mut self, wanted: Wanted, slot: u8) {
+        let place = match wanted {
+            Wanted::Field(field) => {
+                if let Some(place) = self.field_slots.get_mut(field as usize) {
+                    *place = Some(slot);
+                }
+                return;
+            }
+            Wanted::RequestHeader(index) => self.request_header_slots.get_mut(index),
+            Wanted::ResponseHeader(index) => self.response_header_slots.get_mut(index),
+        };
+        if let Some(place) = place {
+            *place = slot;
         }
     }
 }
 
+/// All that the configuration has a use for.
+fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
+    let chooses = config.logs.enabled && policy::lets_any_go(&config.logs, &config.routes);
+    let fields = FIELDS.into_iter().filter(move |(field, _, used_by, _)| {
+        is_for_series(*field, config)
+            || is_for_record(*field, *used_by, config)
+            || (chooses && is_for_decision(*field, config))
+    });
+    let fields =
+        fields.map(|(field, name, _, presence)| (Wanted::Field(field), Value::attribute(name, presence)));
+    let logs = Some(&config.logs).filter(|logs| logs.enabled);
+    let request = logs.into_iter().flat_map(|logs| logs.request_headers.iter().enumerate());
+    let response = logs.into_iter().flat_map(|logs| logs.response_headers.iter().enumerate());
+    fields
+        .chain(request.map(|(index, name)| (Wanted::RequestHeader(index), Value::request_header(name))))
+        .chain(response.map(|(index, name)| (Wanted::ResponseHeader(index), Value::response_header(name))))
+}
+
+fn stage(part: &[(Wanted, Value)], in_headers: usize) -> Stage {
+    let values: Vec<Value> = part.iter().map(|(_, value)| value.clone()).collect();
+    Stage::new(&values, in_headers)
+}
+
 /// Whether the histograms need the field.
-fn is_for_series(field: Field, used_by: Use, config: &Config) -> bool {
+fn is_for_series(field: Field, config: &Config) -> bool {
     let metrics = &config.metrics;
     let histograms = metrics.histograms;
-    metrics.enabled
-        && (histograms.duration || histograms.upstream || histograms.proxy)
-        && match field {
-            Field::Path => !config.routes.is_empty(),
-            Field::UpstreamDuration => histograms.upstream || histograms.proxy,
-            Field::Cluster => metrics.attributes.upstream_cluster,
-            Field::RouteName => metrics.attributes.route_name,
-            Field::VirtualHostName => metrics.attributes.virtual_host_name,
-            _ => used_by == Use::Both,
-        }
+    let is_used = match field {
+        Field::Path => !config.routes.is_empty(),
+        Field::UpstreamDuration => histograms.upstream || histograms.proxy,
+        Field::Cluster => metrics.attributes.upstream_cluster,
+        Field::RouteName => metrics.attributes.route_name,
+        Field::VirtualHostName => metrics.attributes.virtual_host_name,
+        _ => FIELDS.get(field as usize).is_some_and(|(.., used_by, _)| *used_by == Use::Both),
+    };
+    is_used && metrics.enabled && (histograms.duration || histograms.upstream || histograms.proxy)
 }
 
 /// Whether a record needs the field, where there are records.
@@ -162,15 +195,46 @@ mod tests {
     }
 
     #[test]
-    fn headers_follow_the_fields_in_both_forms() {
+    fn request_headers_are_looked_for_together_and_response_headers_by_name() {
         let plan = plan(
             r#"{"collector":{"cluster":"c"},"logs":{"request_headers":["X-A"],"response_headers":["y'b"]}}"#,
         );
-        assert!(plan.first().guarded_expression().ends_with(
-            r#","x-a" in request.headers?request.headers["x-a"]:"","y'b" in response.headers?response.headers["y'b"]:""]"#
-        ));
+        let names: Vec<_> =
+            plan.first().headers().iter().map(|header| String::from_utf8_lossy(&header.name)).collect();
+        assert_eq!(
+            names,
+            [
+                ":method",
+                ":path",
+                ":scheme",
+                ":authority",
+                "user-agent",
+                "x-request-id",
+                "traceparent",
+                "content-type",
+                "x-a"
+            ]
+        );
+        assert!(
+            plan.first().expression().ends_with(r#","y'b" in response.headers?response.headers["y'b"]:""]"#)
+        );
         assert_eq!(plan.property_paths().last().unwrap(), b"response\0headers\0y'b");
-        assert_eq!(plan.first().guarded_expression().matches("?").count(), plan.first().slots());
+        assert_eq!(plan.first().guarded_expression().matches("?").count(), plan.first().list_slots());
+    }
+
+    #[test]
+    fn headers_are_asked_for_in_the_first_stage_where_that_has_a_use_for_them() {
+        for (sections, first, rest) in [
+            // Two attributes and the content type: a list is as cheap.
+            (r#""logs":{"enabled":false}"#, 0, 0),
+            (r#""logs":{"enabled":false},"routes":["/a"]"#, 4, 0),
+            (r#""logs":{"sample_ratio":0.5}"#, 9, 0),
+            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"}"#, 0, 5),
+        ] {
+            let plan = plan(&format!(r#"{{"collector":{{"cluster":"c"}},{sections}}}"#));
+            let headers = |stage: &Stage| stage.headers().len();
+            assert_eq!((headers(plan.first()), headers(plan.rest())), (first, rest), "{sections}");
+        }
     }
 
     /// The attributes of either stage.
@@ -225,12 +289,10 @@ mod tests {
     #[test]
     fn a_decision_asks_for_what_it_follows_and_a_record_for_the_rest() {
         let off = r#""metrics":{"enabled":false},"#;
-        let trace = ["request.headers.traceparent", "request.headers.tracestate"];
         let errors =
             ["request.headers.content-type", "response.code", "response.flags", "response.grpc_status"];
-        let cases: [(&str, Vec<&str>); 6] = [
+        let cases: [(&str, Vec<&str>); 5] = [
             (r#""logs":{"sample_ratio":0.5,"sample_by":"random","keep_errors":false}"#, vec![]),
-            (r#""logs":{"sample_ratio":0.5,"keep_errors":false}"#, [&["request.id"][..], &trace].concat()),
             (r#""logs":{"sample_ratio":0.5,"sample_by":"request","keep_errors":false}"#, vec!["request.id"]),
             (r#""logs":{"max_records_per_second":9,"sample_by":"random"}"#, errors.to_vec()),
             (
@@ -245,10 +307,14 @@ mod tests {
         for (sections, expected) in cases {
             let [first, rest] = asked(&format!("{off}{sections}"));
             assert_eq!(first, expected, "{sections}");
-            let tracestate = usize::from(first.contains(&trace[1].to_owned()));
-            assert_eq!(first.len() + rest.len(), 23 + tracestate, "{sections}");
+            assert_eq!(first.len() + rest.len(), 23, "{sections}");
             assert!(rest.iter().all(|name| !first.contains(name)), "{sections}");
         }
+        // The trace is in the headers, and so is more.
+        let [first, rest] = asked(&format!(r#"{off}"logs":{{"sample_ratio":0.5,"keep_errors":false}}"#));
+        assert_eq!((first.len(), rest.len()), (9, 15), "{first:?}");
+        assert!(first.contains(&"request.headers.tracestate".to_owned()));
+        assert!(!rest.iter().any(|name| name.starts_with("request.headers") || name == "request.path"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Fetches a stage of the plan in as few host calls as it takes: by a list, by a list that expects less, or one by one.
+//! Fetches a stage of the plan in as few host calls as it takes: headers together, the rest by a list, by a list that
+//! expects less, or one by one.
 
 use super::host::{self, Expression};
-use crate::capture::{Captured, Malformed, Stage};
+use crate::capture::{Captured, Stage};
 
 /// A stage's lists, compiled by the host.
 pub(super) struct Lists {
@@ -27,26 +28,35 @@ impl Lists {
         self.is_wanted && self.expressions.is_empty()
     }
 
-    /// Asks for the current stream's values. Whether a list gave them; otherwise they are there one by one.
-    pub(super) fn fetch(
-        &self,
-        stage: &Stage,
-        captured: &mut Captured,
-        take: fn(&mut Captured, Vec<u8>, usize) -> Result<(), Malformed>,
-    ) -> bool {
+    /// Asks for the current stream's values. Whether they came together; otherwise some of them were asked for one by one.
+    pub(super) fn fetch(&self, stage: &Stage, captured: &mut Captured) -> bool {
+        let headers = stage.headers();
+        let has_headers = headers.is_empty()
+            || host::request_headers().is_some_and(|map| captured.take_headers(map, headers).is_ok());
+        if !has_headers {
+            push_properties(stage.property_paths(), captured);
+            return false;
+        }
         for expression in &self.expressions {
-            if expression.evaluate().is_some_and(|answer| take(captured, answer, stage.slots()).is_ok()) {
+            if expression
+                .evaluate()
+                .is_some_and(|answer| captured.take_list(answer, stage.list_slots()).is_ok())
+            {
                 return true;
             }
         }
-        for path in stage.property_paths() {
-            captured.push(host::property(path).as_deref());
-        }
+        push_properties(stage.property_paths().get(headers.len()..).unwrap_or_default(), captured);
         !self.is_wanted
     }
 
     /// Frees them.
     pub(super) fn delete(&mut self) {
         self.expressions.drain(..).for_each(Expression::delete);
+    }
+}
+
+fn push_properties(paths: &[Vec<u8>], captured: &mut Captured) {
+    for path in paths {
+        captured.push(host::property(path).as_deref());
     }
 }

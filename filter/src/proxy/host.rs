@@ -29,6 +29,7 @@ unsafe extern "C" {
         bytes: *mut *mut u8,
         bytes_len: *mut usize,
     ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, pairs: *mut *mut u8, pairs_len: *mut usize) -> u32;
     fn proxy_get_header_map_value(
         map: u32,
         name: *const u8,
@@ -102,6 +103,12 @@ pub(super) fn property(path: &[u8]) -> Option<Vec<u8>> {
 /// A property that is text; empty when the host has none.
 pub(super) fn text_property(path: &[u8]) -> String {
     property(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+/// All headers of the current stream's request, as serialized pairs; empty when it has none.
+pub(super) fn request_headers() -> Option<Vec<u8>> {
+    // SAFETY: both pointers are valid for the call.
+    returned(|data, len| unsafe { proxy_get_header_map_pairs(MapType::HttpRequestHeaders as u32, data, len) })
 }
 
 /// The plugin's configuration; empty when there is none.

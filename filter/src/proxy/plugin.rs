@@ -67,13 +67,13 @@ impl Plugin {
         }
         let plan = Rc::clone(self.pipeline.plan());
         self.captured.clear();
-        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured, Captured::take_list);
+        let mut is_listed = self.first.fetch(plan.first(), &mut self.captured);
         // Behind the longest of the host calls: should the machine stall, then there.
         let now = self.enter();
         if plan.rest().is_empty() {
             self.pipeline.observe(&self.captured, now);
         } else if let Some(kept) = self.pipeline.judge(&self.captured, now) {
-            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured, Captured::extend_with_list);
+            is_listed &= self.rest.fetch(plan.rest(), &mut self.captured);
             self.pipeline.record(&self.captured, &kept, now);
         }
         if !is_listed {

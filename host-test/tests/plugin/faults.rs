@@ -12,6 +12,7 @@ use crate::support::{assert_accounted_for, builder, config, dropped, millis, sec
 const STATUSES: &[(&str, &[Status])] = &[
     ("proxy_get_property", &[Status::NotFound, Status::SerializationFailure]),
     ("proxy_get_buffer_bytes", &[Status::NotFound, Status::BadArgument]),
+    ("proxy_get_header_map_pairs", &[Status::NotFound, Status::BadArgument]),
     ("proxy_get_header_map_value", &[Status::NotFound, Status::BadArgument]),
     (
         "proxy_call_foreign_function",

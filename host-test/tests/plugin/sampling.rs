@@ -45,21 +45,30 @@ fn calls_for(proxy: &mut Proxy, request: Request, status: u16) -> u64 {
 }
 
 #[test]
-fn a_request_takes_one_call_a_kept_one_among_others_two_and_nothing_is_asked_for_in_vain() {
+fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
     let sampled = |logs: Value| json!({"logs": logs, "metrics": {"enabled": false}});
     let half = json!({"logs": {"sample_ratio": 0.5}});
-    // A request that is kept, and one that would not be.
+    // Headers and a list are a call each. First the calls for a request that is kept, then for one that would not be.
     let cases = [
-        ("all are kept", json!({}), (1, 1)),
+        ("all are kept", json!({}), (2, 2)),
         (
             "all are kept, with routes",
             json!({"routes": ["/a", {"template": "/b", "keep_slower_than": "1s"}]}),
-            (1, 1),
+            (2, 2),
         ),
-        ("some are kept", half.clone(), (2, 1)),
-        ("some of a second are kept", json!({"logs": {"max_records_per_second": 1000}}), (2, 2)),
-        ("some of a route are kept", json!({"routes": [{"template": "/", "sample_ratio": 0.5}]}), (2, 1)),
-        ("some are kept, by chance", sampled(json!({"sample_ratio": 0.5, "sample_by": "request"})), (2, 1)),
+        ("some are kept", half.clone(), (3, 2)),
+        ("some of a second are kept", json!({"logs": {"max_records_per_second": 1000}}), (3, 3)),
+        ("some of a route are kept", json!({"routes": [{"template": "/", "sample_ratio": 0.5}]}), (3, 2)),
+        (
+            "some are kept, by the trace alone",
+            sampled(json!({"sample_ratio": 0.5, "keep_errors": false})),
+            (2, 1),
+        ),
+        (
+            "some are kept, by the request's id",
+            sampled(json!({"sample_ratio": 0.5, "sample_by": "request"})),
+            (3, 1),
+        ),
         (
             "none is kept, whatever it is",
             sampled(json!({"sample_ratio": 0, "sample_by": "random", "keep_errors": false})),
@@ -81,11 +90,11 @@ fn a_request_takes_one_call_a_kept_one_among_others_two_and_nothing_is_asked_for
         proxy.request(get("/")).respond(200).unwrap();
         // What a request may well lack costs nothing, what nearly all have costs a second list.
         let bare = get("/").without_upstream("direct_response").with(|info| info.cluster_name = None);
-        assert_eq!(calls_for(&mut proxy, bare, 200), 1, "{mode:?}");
-        assert_eq!(calls_for(&mut proxy, Request::malformed(), 400), 2, "{mode:?}");
+        assert_eq!(calls_for(&mut proxy, bare, 200), 2, "{mode:?}");
+        assert_eq!(calls_for(&mut proxy, get("/").with(|info| info.route_name = None), 200), 3, "{mode:?}");
         let mut proxy = builder(half.clone()).mode(mode).start().unwrap();
         proxy.request(traced("/", KEPT)).respond(200).unwrap();
-        assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 2, "a failed one is kept ({mode:?})");
+        assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 3, "a failed one is kept ({mode:?})");
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
+use crate::harness::bootstrap::Mode;
 use crate::harness::receiver::Behaviour;
 
 /// What goes wrong, for a while.
@@ -28,6 +29,8 @@ pub struct Fault {
     pub name: &'static str,
     /// What goes wrong.
     pub treatment: Treatment,
+    /// How the plugin is loaded.
+    pub mode: Mode,
     /// How much longer than the others it lasts.
     pub times_longer: u32,
     /// What is changed in the plugin's configuration.
@@ -87,6 +90,10 @@ pub fn all() -> Vec<Fault> {
         Fault { keys: small("drop_newest"), ..fault("too slow, drop_newest", slow, queue_full) },
         Fault { keys: small("spill"), ..fault("too slow, spill", slow, &["spilled", "queue_full"]) },
         fault("listener update", UpdateListener(Behaviour::HEALTHY), &[]),
+        Fault {
+            mode: Mode::HttpFilter,
+            ..fault("listener update, filter", UpdateListener(Behaviour::HEALTHY), &[])
+        },
         // Longer than a replaced listener lives, so that its root contexts are told to go while they hold something.
         Fault { times_longer: 3, ..fault("listener update, 503", UpdateListener(unavailable), &[]) },
         fault("trap", Trap, &["vm_lost"]),
@@ -94,5 +101,5 @@ pub fn all() -> Vec<Fault> {
 }
 
 fn fault(name: &'static str, treatment: Treatment, may_drop: &'static [&'static str]) -> Fault {
-    Fault { name, treatment, times_longer: 1, keys: Vec::new(), may_drop }
+    Fault { name, treatment, mode: Mode::AccessLogger, times_longer: 1, keys: Vec::new(), may_drop }
 }

@@ -59,6 +59,9 @@ pub struct Row {
     pub breaches: Vec<String>,
 }
 
+/// Were requests to wait for the collector, most would wait longer than this: calls to one that is stuck take a second.
+const MAX_MEDIAN_MS: f64 = 200.0;
+
 /// What Envoy's own OTLP/HTTP logger did under the same fault.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Native {
@@ -131,6 +134,7 @@ impl Row {
                     ending.tally.statuses, ending.tally.failures
                 ),
             ),
+            (self.p50_ms < MAX_MEDIAN_MS, format!("half of all requests took more than {} ms", self.p50_ms)),
             (
                 all_seen.contains(&(self.captured + self.not_logged)),
                 "not every request was captured".to_owned(),

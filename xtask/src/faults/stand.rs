@@ -38,8 +38,8 @@ const NATIVE_PATIENCE: Duration = Duration::from_secs(3);
 /// Who logs.
 #[derive(Clone, Debug)]
 pub enum Logger {
-    /// The plugin, with these keys changed, in the given module.
-    Plugin(Vec<(&'static str, Value)>, PathBuf),
+    /// The plugin, loaded so, with these keys changed, in the given module.
+    Plugin(Mode, Vec<(&'static str, Value)>, PathBuf),
     /// Envoy's own OTLP/HTTP access logger.
     Native,
 }
@@ -70,11 +70,13 @@ impl Stand {
         let binary = fetch::envoy(project, ENVOY_1_40)?;
         let folder = project.temporary_folder()?;
         let (upstream, receiver) = (Upstream::start().await?, Receiver::start().await?);
-        let shipped = Bootstrap::shipped(project, Mode::AccessLogger)?
-            .with_servers(upstream.address(), receiver.address())?;
+        let shipped =
+            |mode| Bootstrap::shipped(project, mode)?.with_servers(upstream.address(), receiver.address());
         let bootstrap = match logger {
-            Logger::Plugin(keys, module) => shipped.with_plugin_keys(keys)?.with_module(module)?,
-            Logger::Native => shipped.with_native_logger(receiver.address())?,
+            Logger::Plugin(mode, keys, module) => {
+                shipped(*mode)?.with_plugin_keys(keys)?.with_module(module)?
+            }
+            Logger::Native => shipped(Mode::AccessLogger)?.with_native_logger(receiver.address())?,
         };
         let listener_file = folder.path().join("listener.json");
         bootstrap.write_listener(&listener_file)?;
