@@ -138,33 +138,21 @@ impl TraceContext {
 
 /// Lower-case hexadecimal digits, as the specification demands.
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
     let mut bytes = [0; N];
     if digits.len() != 2 * N {
         return None;
     }
-    // What is no digit is told at the end: a table without a branch for each digit is what makes this cheap.
-    let mut seen = 0;
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let &[high, low] = pair else { return None };
-        let (high, low) = (HEX_DIGITS[usize::from(high)], HEX_DIGITS[usize::from(low)]);
-        seen |= high | low;
-        *byte = high << 4 | low;
+        *byte = digit(high)? << 4 | digit(low)?;
     }
-    (seen < NO_DIGIT).then_some(bytes)
+    Some(bytes)
 }
-
-const NO_DIGIT: u8 = 0x10;
-
-/// The value of each byte as a digit, or [`NO_DIGIT`].
-const HEX_DIGITS: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[b"0123456789abcdef"[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
 
 /// `application/grpc`, alone or with a suffix (gRPC over HTTP/2, "Requests").
 fn is_grpc(content_type: &[u8]) -> bool {

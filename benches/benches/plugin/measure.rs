@@ -97,11 +97,7 @@ fn merge(criterion: &mut Criterion) {
         added_hdr += other;
     }
     group.bench_function("offpath", |bencher| {
-        bencher.iter_batched(
-            || added.clone(),
-            |added| known.merge(&layout, added),
-            BatchSize::SmallInput,
-        );
+        bencher.iter_batched(|| added.clone(), |added| known.merge(&layout, added), BatchSize::SmallInput);
     });
     group.bench_function("hdrhistogram", |bencher| bencher.iter(|| known_hdr.add(black_box(&added_hdr))));
     group.finish();

@@ -55,8 +55,9 @@ fn encode(criterion: &mut Criterion) {
     encoder.encode(&request, NOW, &mut body);
     open.end(&mut body);
     let decoded = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
-    let records = &decoded.resource_logs[0].scope_logs[0].log_records;
-    assert_eq!(*records, [log_record(&request, NOW)], "the same record");
+    let scopes = decoded.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
+    let records: Vec<_> = scopes.flat_map(|scope| scope.log_records).collect();
+    assert_eq!(records, [log_record(&request, NOW)], "the same record");
 
     let mut group = criterion.benchmark_group("record encoding");
     group.throughput(Throughput::Bytes((body.len() - envelope.encoded_len()) as u64));

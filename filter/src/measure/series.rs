@@ -131,7 +131,11 @@ impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
             && self.protocol_version == owned.protocol_version
             && self.is_grpc == owned.is_grpc
             && self.is_outbound == owned.is_outbound
-            && self.names.iter().zip(&owned.names).all(|(name, owned)| **name == **owned)
+            && {
+                let ([cluster, route, host], [owned_cluster, owned_route, owned_host]) =
+                    (self.names, &owned.names);
+                *cluster == **owned_cluster && *route == **owned_route && *host == **owned_host
+            }
     }
 }
 
