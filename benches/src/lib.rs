@@ -1,6 +1,6 @@
 //! What the benchmarks have in common: a configuration, and a finished request as the host tells it.
 
-use offpath_filter::capture::{Captured, Plan};
+use offpath_filter::capture::{Captured, Malformed, Plan};
 use offpath_filter::config::{Config, ConfigError};
 
 /// Reads `json`, which must be a whole configuration.
@@ -44,4 +44,64 @@ pub fn ordinary_request(plan: &Plan) -> Captured {
         captured.push(value.as_deref());
     }
     captured
+}
+
+/// What the host answers when it is asked for `captured`, all of which is in the first stage of `plan`: the request's
+/// header map, and the values of the CEL list.
+pub fn host_answers(plan: &Plan, captured: &Captured) -> (Vec<u8>, Vec<u8>) {
+    let stage = plan.first();
+    let headers: Vec<_> = stage
+        .headers()
+        .iter()
+        .enumerate()
+        .map(|(slot, header)| (header.name.as_slice(), captured.slot(slot)))
+        .filter(|(_, value)| !value.is_empty())
+        .collect();
+    let listed: Vec<_> =
+        (stage.headers().len()..stage.slots()).map(|slot| (captured.slot(slot), &[][..])).collect();
+    (pairs(&headers), pairs(&listed))
+}
+
+/// Proxy-wasm's serialized pairs.
+fn pairs(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
+    let mut out = (pairs.len() as u32).to_le_bytes().to_vec();
+    for (first, second) in pairs {
+        out.extend((first.len() as u32).to_le_bytes());
+        out.extend((second.len() as u32).to_le_bytes());
+    }
+    for (first, second) in pairs {
+        out.extend_from_slice(first);
+        out.push(0);
+        out.extend_from_slice(second);
+        out.push(0);
+    }
+    out
+}
+
+/// Reads what [`host_answers`] tells, as the plugin does.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn take_answers(
+    plan: &Plan,
+    (headers, list): (Vec<u8>, Vec<u8>),
+    captured: &mut Captured,
+) -> Result<(), Malformed> {
+    captured.clear();
+    captured.take_headers(headers, plan.first().headers())?;
+    captured.take_list(list, plan.first().list_slots())
+}
+
+/// Durations from 200 µs to 10 s in no order that a branch predictor could learn.
+#[derive(Debug, Clone, Default)]
+pub struct Durations(u64);
+
+impl Durations {
+    /// The next duration, in nanoseconds.
+    pub fn next_nano(&mut self) -> u64 {
+        // Weyl's sequence by the golden ratio: no two neighbours are alike, and every run has the same ones.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let octave = self.0 >> 60;
+        (200_000 << octave) + (self.0 >> 20 & 0xf_ffff) * (1 << octave) / 8
+    }
 }

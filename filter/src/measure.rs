@@ -58,21 +58,21 @@ impl Measurements {
     /// Counts a request into the histograms of its series.
     pub fn record(&mut self, request: &FinishedRequest<'_>) {
         let seconds = |nano: u64| nano as f64 / 1e9;
-        let upstream = request.upstream_duration_nano.map(|nano| nano.min(request.duration_nano));
-        let proxy = request.duration_nano.saturating_sub(upstream.unwrap_or(0));
         let kept = self.kept;
-        let values = [
-            (kept.duration && !request.is_outbound).then(|| seconds(request.duration_nano)),
-            (kept.duration && request.is_outbound).then(|| seconds(request.duration_nano)),
-            upstream.filter(|_| kept.upstream).map(seconds),
-            kept.proxy.then(|| seconds(proxy)),
-        ];
         let key = SeriesKey::of(request, self.attributes);
         let (series, layout) = self.series_of(&key);
-        for (histogram, value) in series.histograms.iter_mut().zip(values) {
-            if let Some(value) = value {
-                histogram.record(layout, value);
-            }
+        let [server, client, upstream, proxy] = &mut series.histograms;
+        if kept.duration {
+            let whole = if request.is_outbound { client } else { server };
+            whole.record(layout, seconds(request.duration_nano));
+        }
+        let upstream_nano = request.upstream_duration_nano.map(|nano| nano.min(request.duration_nano));
+        if let Some(nano) = upstream_nano.filter(|_| kept.upstream) {
+            upstream.record(layout, seconds(nano));
+        }
+        if kept.proxy {
+            let nano = request.duration_nano.saturating_sub(upstream_nano.unwrap_or(0));
+            proxy.record(layout, seconds(nano));
         }
     }
 

@@ -7,11 +7,12 @@
 
 mod budget;
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::capture::Field;
 use crate::config::{ClientAddress, Logs};
-use crate::otlp::attribute::{put_bool, put_f64, put_int, put_one_str_array, put_str};
+use crate::otlp::attribute::{put_bool, put_f64, put_int, put_one_str_array, put_str, put_text};
 use crate::otlp::envelope::ITEM;
 use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
 use crate::redact;
@@ -102,17 +103,24 @@ impl Encoder {
     pub fn encode(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64, out: &mut Vec<u8>) {
         let record = Open::<3>::begin(out, ITEM);
         let budget = Budget::new(out.len(), self.max_record_bytes);
-        let mut record_out = RecordWriter { budget, limits: self.limits, out };
-        record_out.times_and_ids(request, now_unix_nano);
-        record_out.body(request, self.max_record_bytes / 4);
-        self.attributes(request, &mut record_out);
-        record_out.finish();
+        let mut writer = RecordWriter { budget, limits: self.limits, out };
+        let (path, query) = request.path_and_query();
+        let path = text_of(path, self.limits.path);
+        writer.times_and_ids(request, now_unix_nano);
+        writer.body(request, &path, self.max_record_bytes / 4);
+        self.attributes(request, &path, query, &mut writer);
+        writer.finish();
         record.end(out);
     }
 
-    fn attributes(&mut self, request: &FinishedRequest<'_>, out: &mut RecordWriter<'_>) {
+    fn attributes(
+        &mut self,
+        request: &FinishedRequest<'_>,
+        path: &str,
+        query: Option<&[u8]>,
+        out: &mut RecordWriter<'_>,
+    ) {
         let outcome = &request.outcome;
-        let (path, query) = request.path_and_query();
         let limits = self.limits;
         out.str("http.request.method", request.method.as_str());
         if let Some(status) = outcome.status {
@@ -145,7 +153,7 @@ impl Encoder {
         if let Some(route) = request.route {
             out.str("http.route", route.template);
         }
-        out.text("url.path", path, limits.path);
+        out.str_within("url.path", path, limits.path);
         out.flags(request);
         out.text("envoy.response.code_details", request.bytes(Field::CodeDetails), limits.text);
         out.text("envoy.upstream.cluster", request.bytes(Field::Cluster), limits.text);
@@ -155,16 +163,14 @@ impl Encoder {
         if let Some(address) =
             redact::client_address(request.bytes(Field::ClientAddress), self.client_address)
         {
-            out.text("client.address", address.as_bytes(), limits.text);
+            out.str_within("client.address", &address, limits.text);
         }
         out.server(request.bytes(Field::Host));
         if request.method == Method::Other {
             out.text("http.request.method_original", request.bytes(Field::Method), limits.text);
         }
         if let Some(query) = query.filter(|query| !query.is_empty()) {
-            self.scratch.clear();
-            redact::query(query, &mut self.scratch);
-            out.text("url.query", &self.scratch, limits.query);
+            out.text("url.query", &redact::query(query), limits.query);
         }
         out.text("user_agent.original", request.bytes(Field::UserAgent), limits.user_agent);
         for (index, header) in self.request_headers.iter().enumerate() {
@@ -200,23 +206,28 @@ impl RecordWriter<'_> {
     }
 
     /// One line for people, `GET /orders/7 200 12ms`: the path is cut to `max_path_len` bytes.
-    fn body(&mut self, request: &FinishedRequest<'_>, max_path_len: usize) {
-        const REST_MAX_BYTES: usize = 48;
-        let path = String::from_utf8_lossy(request.path_and_query().0);
-        let path = self.budget.cut(&path, self.limits.path.min(max_path_len));
-        let mut line = String::with_capacity(path.len() + REST_MAX_BYTES);
-        let _ = write!(line, "{} {} ", request.method.as_str(), if path.is_empty() { "-" } else { path });
-        let _ = match request.outcome.status {
-            Some(status) => write!(line, "{status} "),
-            None => write!(line, "- "),
-        };
-        let _ = write!(line, "{}ms", request.duration_nano / 1_000_000);
-        put_header(self.out, log_record::BODY, bytes_field_len(line.len()));
-        put_bytes(self.out, 1, line.as_bytes());
+    fn body(&mut self, request: &FinishedRequest<'_>, path: &str, max_path_len: usize) {
+        let path = self.budget.cut(path, self.limits.path.min(max_path_len));
+        let (mut status_digits, mut ms_digits) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let parts = [
+            request.method.as_str(),
+            " ",
+            if path.is_empty() { "-" } else { path },
+            " ",
+            request.outcome.status.map_or("-", |status| status_digits.format(status)),
+            " ",
+            ms_digits.format(request.duration_nano / 1_000_000),
+            "ms",
+        ];
+        let len = parts.iter().map(|part| part.len()).sum();
+        put_header(self.out, log_record::BODY, bytes_field_len(len));
+        put_header(self.out, 1, len);
+        parts.iter().for_each(|part| self.out.extend_from_slice(part.as_bytes()));
     }
 
+    /// One of the conventions' own values, which are short.
     fn str(&mut self, key: &str, value: &str) {
-        self.text(key, value.as_bytes(), self.limits.text);
+        self.str_within(key, value, self.limits.text);
     }
 
     fn int(&mut self, key: &str, value: u64) {
@@ -231,15 +242,25 @@ impl RecordWriter<'_> {
         }
     }
 
-    /// Any bytes: what is not UTF-8 becomes U+FFFD. An empty value is an attribute without a value, and left out.
-    fn text(&mut self, key: &str, value: &[u8], max_len: usize) {
+    /// An empty value is an attribute without a value, and left out.
+    fn str_within(&mut self, key: &str, value: &str, max_len: usize) {
         if value.is_empty() {
             return;
         }
-        // What lies far beyond the bound need not be looked at; one more byte shows that something was cut.
-        let text = String::from_utf8_lossy(value.get(..=max_len).unwrap_or(value));
-        if let Some(text) = self.budget.fit(self.out, key, &text, max_len) {
-            put_str(self.out, log_record::ATTRIBUTES, key, text);
+        if let Some(value) = self.budget.fit(self.out, key, value, max_len) {
+            put_str(self.out, log_record::ATTRIBUTES, key, value);
+        }
+    }
+
+    /// Any bytes.
+    fn text(&mut self, key: &str, value: &[u8], max_len: usize) {
+        // Nearly all are ASCII and fit, which takes less time to find out than whether they are UTF-8.
+        if value.is_ascii() && self.budget.has_room(self.out, key, value.len(), max_len) {
+            if !value.is_empty() {
+                put_text(self.out, log_record::ATTRIBUTES, key, value);
+            }
+        } else {
+            self.str_within(key, &text_of(value, max_len), max_len);
         }
     }
 
@@ -254,7 +275,7 @@ impl RecordWriter<'_> {
             redact::header_value(value, scratch);
         }
         let max_len = self.limits.header;
-        let text = String::from_utf8_lossy(scratch.get(..=max_len).unwrap_or(scratch));
+        let text = text_of(scratch, max_len);
         if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_len) {
             put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
         }
@@ -305,6 +326,12 @@ impl RecordWriter<'_> {
             }
         }
     }
+}
+
+/// Bytes as text, of which at most `max_len` bytes are wanted: what is not UTF-8 becomes U+FFFD. What lies far beyond the
+/// bound is not looked at; one more byte shows that something was cut.
+fn text_of(bytes: &[u8], max_len: usize) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes.get(..=max_len).unwrap_or(bytes))
 }
 
 #[cfg(test)]

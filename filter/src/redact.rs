@@ -3,6 +3,7 @@
 //!
 //! Bytes from outside come in, bytes that may be told go to [`crate::record`].
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::ClientAddress;
@@ -43,6 +44,20 @@ const SECRET_QUERY_PARAMS: [&str; 28] = [
     "x-ms-signature",
 ];
 
+/// How long the [`SECRET_QUERY_PARAMS`] are that begin with a letter, the `n`th of the alphabet, whatever its case: bit `l` of
+/// number `n` is for those of `l` bytes. Nearly every other name is told from them by this alone.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses what is out of bounds")]
+const LENGTHS_BY_INITIAL: [u32; 32] = {
+    let mut lengths = [0; 32];
+    let mut at = 0;
+    while at < SECRET_QUERY_PARAMS.len() {
+        let name = SECRET_QUERY_PARAMS[at].as_bytes();
+        lengths[(name[0] & 0x1f) as usize] |= 1 << name.len();
+        at += 1;
+    }
+    lengths
+};
+
 /// Headers whose values are credentials, in lower case.
 const CREDENTIAL_HEADERS: [&str; 8] = [
     "authorization",
@@ -60,28 +75,38 @@ pub fn is_credential_header(name: &str) -> bool {
     CREDENTIAL_HEADERS.contains(&name)
 }
 
-/// Appends `query` to `out` with the values of secret parameters replaced; keys and order stay.
+/// `query` with the values of secret parameters replaced; keys and order stay.
 ///
 /// Servers differ in what separates parameters: `&` always, `;` for some. So a `;` may begin a parameter, but the value of
 /// a secret one ends at the next `&` only, or where a URL within the value has its own query or fragment.
-pub fn query(query: &[u8], out: &mut Vec<u8>) {
-    for part in query.split_inclusive(|byte| b"&?#".contains(byte)) {
-        let (part, end) = match part.split_last() {
-            Some((b'&' | b'?' | b'#', before)) => (before, part.get(before.len()..).unwrap_or_default()),
-            _ => (part, &[][..]),
-        };
-        for pair in part.split_inclusive(|&byte| byte == b';') {
-            match pair.iter().position(|&byte| byte == b'=') {
-                Some(at) if is_secret_param(pair.get(..at).unwrap_or_default()) => {
-                    out.extend_from_slice(pair.get(..=at).unwrap_or_default());
-                    out.extend_from_slice(REDACTED.as_bytes());
-                    break;
+pub fn query(query: &[u8]) -> Cow<'_, [u8]> {
+    let mut redacted = Vec::new();
+    // What is before it is in `redacted`, or nothing was to be redacted so far.
+    let mut told_to = 0;
+    let mut name_at = Some(0);
+    let mut at = 0;
+    while let Some(byte) = query.get(at) {
+        match (byte, name_at) {
+            (b'&' | b'?' | b'#' | b';', _) => name_at = Some(at + 1),
+            (b'=', Some(begin)) => {
+                name_at = None;
+                if is_secret_param(query.get(begin..at).unwrap_or_default()) {
+                    redacted.extend_from_slice(query.get(told_to..=at).unwrap_or_default());
+                    redacted.extend_from_slice(REDACTED.as_bytes());
+                    let value = query.get(at + 1..).unwrap_or_default();
+                    at += value.iter().position(|byte| b"&?#".contains(byte)).unwrap_or(value.len());
+                    told_to = at + 1;
                 }
-                _ => out.extend_from_slice(pair),
             }
+            _ => {}
         }
-        out.extend_from_slice(end);
+        at += 1;
     }
+    if told_to == 0 {
+        return Cow::Borrowed(query);
+    }
+    redacted.extend_from_slice(query.get(told_to..).unwrap_or_default());
+    Cow::Owned(redacted)
 }
 
 /// Appends a header's value to `out`. Where it looks like a URL, which `referer`, `location` and many others are, its
@@ -100,7 +125,7 @@ pub fn header_value(value: &[u8], out: &mut Vec<u8>) {
         }
         _ => out.extend_from_slice(after),
     }
-    query(rest, out);
+    out.extend_from_slice(&query(rest));
 }
 
 /// Compares a parameter's name as a server would read it: percent-decoded, whatever its case.
@@ -109,6 +134,15 @@ fn is_secret_param(name: &[u8]) -> bool {
     const MAX_ENCODED_LEN: usize = 3 * 32;
     if name.len() > MAX_ENCODED_LEN {
         return false;
+    }
+    let is_listed = |name: &[u8]| {
+        let initial = name.first().map_or(0, |byte| usize::from(byte & 0x1f));
+        LENGTHS_BY_INITIAL.get(initial).is_some_and(|lengths| lengths >> name.len().min(31) & 1 == 1)
+            && SECRET_QUERY_PARAMS.iter().any(|secret| secret.as_bytes().eq_ignore_ascii_case(name))
+    };
+    // Most names are told as they are.
+    if !name.iter().any(|byte| matches!(byte, b'%' | b'+' | b'[' | b']' | ..=b' ')) {
+        return is_listed(name);
     }
     let mut decoded = [0u8; MAX_ENCODED_LEN];
     let mut len = 0;
@@ -126,14 +160,13 @@ fn is_secret_param(name: &[u8]) -> bool {
             _ => byte,
         };
         if let Some(place) = decoded.get_mut(len) {
-            *place = byte.to_ascii_lowercase();
+            *place = byte;
             len += 1;
         }
     }
     let decoded = decoded.get(..len).unwrap_or_default();
     // `user[token]` and `token[]` are a token too; blanks around a name are nothing.
-    let mut parts = decoded.split(|byte| b"[]".contains(byte)).map(<[u8]>::trim_ascii);
-    parts.any(|part| SECRET_QUERY_PARAMS.iter().any(|secret| secret.as_bytes() == part))
+    decoded.split(|byte| b"[]".contains(byte)).any(|part| is_listed(part.trim_ascii()))
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
@@ -142,19 +175,20 @@ fn hex_digit(byte: u8) -> Option<u8> {
 
 /// The part of a client's address that may be told: `address` is Envoy's, `ip:port` or `[ip6]:port`; the port goes.
 /// What is no IP address (a Unix socket's path) is told only in full.
-pub fn client_address(address: &[u8], how: ClientAddress) -> Option<String> {
-    let text = str::from_utf8(address).ok()?;
-    let ip = match text.rsplit_once(':') {
-        Some((ip, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip)
+pub fn client_address(address: &[u8], how: ClientAddress) -> Option<Cow<'_, str>> {
+    let port_at = address.iter().rposition(|&byte| byte == b':');
+    let ip = match port_at.and_then(|at| address.split_at_checked(at)) {
+        Some((ip, [_, port @ ..])) if port.iter().all(u8::is_ascii_digit) => {
+            ip.strip_prefix(b"[").and_then(|ip| ip.strip_suffix(b"]")).unwrap_or(ip)
         }
-        _ => text,
+        _ => address,
     };
+    let ip = str::from_utf8(ip).ok()?;
     match how {
         _ if ip.is_empty() => None,
         ClientAddress::None => None,
-        ClientAddress::Full => Some(ip.to_owned()),
-        ClientAddress::Truncated => Some(network(ip.parse().ok()?).to_string()),
+        ClientAddress::Full => Some(Cow::Borrowed(ip)),
+        ClientAddress::Truncated => Some(Cow::Owned(network(ip.parse().ok()?).to_string())),
     }
 }
 
@@ -171,9 +205,7 @@ mod tests {
     use super::*;
 
     fn redacted(text: &str) -> String {
-        let mut out = Vec::new();
-        query(text.as_bytes(), &mut out);
-        String::from_utf8(out).unwrap()
+        String::from_utf8(query(text.as_bytes()).into_owned()).unwrap()
     }
 
     #[test]

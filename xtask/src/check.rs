@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use crate::{
     artefacts::{self, cargo, command},
-    faults, fetch,
+    bench, faults, fetch,
     need::{self, Need, WASM_TARGET},
     project::Project,
     rules, soak,
@@ -23,7 +23,7 @@ pub struct Options {
 type Step = (&'static str, fn(&Project) -> anyhow::Result<()>);
 
 /// `--workspace` everywhere: with the same packages chosen, nothing is compiled twice for other features.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("what is missing", |project| {
         need::tools(&Need::ALL)?;
         need::wasm_target()?;
@@ -42,6 +42,9 @@ const STEPS: [Step; 9] = [
     ("plugin and collector", |project| {
         artefacts::build(project)?;
         artefacts::build_trapping_plugin(project)
+    }),
+    ("instructions of the hot path", |project| {
+        bench::instructions::run(project, bench::instructions::Options::default())
     }),
     ("compile the tests", |project| cargo(project, &["test", "--workspace", "--no-run"])),
     ("tests", test),

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{artefacts, check, demo, faults, project::Project, soak};
+use xtask::{artefacts, bench, check, demo, faults, project::Project, soak};
 
 /// Builds, shows and tests offpath.
 #[derive(Parser)]
@@ -15,6 +15,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what the parts cost
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Build the plugin (target/offpath.wasm) and the collector (target/release/offpath-collector)
     Build,
     /// Run it all on this machine: an application, Envoy with the plugin, the collector, and traffic
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     let project = Project::locate()?;
     match command {
+        Command::Bench(which) => bench::run(&project, &which),
         Command::Build => {
             artefacts::build(&project)?;
             println!("{}", artefacts::describe(&project)?);

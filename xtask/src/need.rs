@@ -22,11 +22,13 @@ pub enum Need {
     CCompiler,
     /// Ends Envoy and the collector when the process that started them is killed.
     Setpriv,
+    /// Counts the instructions of the plugin's hot path.
+    Valgrind,
 }
 
 impl Need {
     /// All of them: what `cargo xtask test` looks for before it starts.
-    pub const ALL: [Self; 4] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv];
+    pub const ALL: [Self; 5] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -34,6 +36,7 @@ impl Need {
             Self::Strace => &["strace", "--version"],
             Self::CCompiler => &["cc", "--version"],
             Self::Setpriv => &["setpriv", "--version"],
+            Self::Valgrind => &["valgrind", "--version"],
         }
     }
 
@@ -43,6 +46,7 @@ impl Need {
             Self::Strace => &["strace"],
             Self::CCompiler => &["gcc", "libc6-dev"],
             Self::Setpriv => &["util-linux"],
+            Self::Valgrind => &["valgrind"],
         }
     }
 
@@ -52,6 +56,7 @@ impl Need {
             Self::Strace => "strace (the collector's tests watch its system calls)",
             Self::CCompiler => "a C compiler named cc (compiles SQLite, which the collector holds)",
             Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
+            Self::Valgrind => "valgrind (counts the instructions of the plugin's hot path)",
         }
     }
 

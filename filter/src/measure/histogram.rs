@@ -19,6 +19,9 @@ pub const ZERO_THRESHOLD_SECONDS: f64 = 1e-4;
 /// Durations above this one, in seconds, are counted in its bucket: a day.
 const MAX_SECONDS: f64 = 86_400.0;
 
+/// Of a double.
+const MANTISSA_BITS: u32 = 52;
+
 /// Octaves that must fit into `max_buckets` at the floor: from 100 µs to 105 s.
 const FLOOR_OCTAVES: f64 = 20.0;
 
@@ -34,9 +37,22 @@ pub struct Layout {
     max_buckets: usize,
     floor_scale: i32,
     start_scale: i32,
-    /// The lower bounds of an octave's buckets at `table_scale`, from 1 up to but without 2.
-    bounds: Vec<f64>,
     table_scale: i32,
+    /// An octave, from 1 up to but without 2, in equal slices narrower than any bucket at `table_scale`: so the first bits of
+    /// a mantissa find the bucket but for one comparison.
+    slices: Vec<Slice>,
+}
+
+/// Twice as many as buckets: half a bucket of an octave's mean width is less than its first, the narrowest.
+const SLICES_PER_BUCKET: u32 = 2;
+
+/// A slice of an octave.
+#[derive(Debug, Clone, Copy)]
+struct Slice {
+    /// The bucket of the slice's first value; the octave's own first is the last of the octave below, -1.
+    bucket: i32,
+    /// The next bucket's lower bound.
+    next_bound: f64,
 }
 
 impl Layout {
@@ -46,17 +62,28 @@ impl Layout {
         let start_scale = floor_scale + START_ABOVE_FLOOR;
         let table_scale = start_scale.max(0);
         let buckets = 1u32 << table_scale;
-        let bounds = (0..buckets).map(|index| (f64::from(index) / f64::from(buckets)).exp2()).collect();
-        Self { max_buckets, floor_scale, start_scale, bounds, table_scale }
+        let bounds: Vec<f64> =
+            (0..buckets).map(|index| (f64::from(index) / f64::from(buckets)).exp2()).collect();
+        let slices = SLICES_PER_BUCKET * buckets;
+        let slice = |number| {
+            let first = 1.0 + f64::from(number) / f64::from(slices);
+            let begun = bounds.partition_point(|&bound| bound < first);
+            Slice { bucket: begun as i32 - 1, next_bound: bounds.get(begun).copied().unwrap_or(2.0) }
+        };
+        let slices = (0..slices).map(slice).collect();
+        Self { max_buckets, floor_scale, start_scale, table_scale, slices }
     }
 
     /// The bucket of a normal, positive value.
     fn index(&self, value: f64, scale: i32) -> i32 {
         let bits = value.to_bits();
-        let exponent = ((bits >> 52) & 0x7ff) as i32 - 1023;
-        let mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
+        let exponent = ((bits >> MANTISSA_BITS) & 0x7ff) as i32 - 1023;
+        let mantissa = bits & ((1 << MANTISSA_BITS) - 1);
+        let from_1_to_2 = f64::from_bits(mantissa | 1023 << MANTISSA_BITS);
+        let slice_bits = SLICES_PER_BUCKET.ilog2() + self.table_scale as u32;
+        let slice = self.slices.get((mantissa >> (MANTISSA_BITS - slice_bits)) as usize);
         // Upper bounds are inclusive: a power of two belongs to the bucket below it.
-        let below = self.bounds.partition_point(|&bound| bound < mantissa) as i32 - 1;
+        let below = slice.map_or(0, |slice| slice.bucket + i32::from(from_1_to_2 > slice.next_bound));
         ((exponent << self.table_scale) + below) >> (self.table_scale - scale)
     }
 }
@@ -87,13 +114,11 @@ impl Histogram {
             self.zero_count += 1;
             return;
         }
-        if self.counts.is_empty() {
-            self.scale = layout.start_scale;
-        }
-        let index = self.make_room(layout, seconds.min(MAX_SECONDS));
-        if let Some(count) = usize::try_from(index - self.offset).ok().and_then(|at| self.counts.get_mut(at))
-        {
-            *count += 1;
+        let seconds = seconds.min(MAX_SECONDS);
+        let index = layout.index(seconds, self.scale);
+        match self.count_at(index) {
+            Some(count) => *count += 1,
+            None => self.record_in_new_bucket(layout, seconds),
         }
     }
 
@@ -179,12 +204,23 @@ impl Histogram {
         self.counts.get(layout.max_buckets..).unwrap_or_default().iter().sum()
     }
 
-    /// Makes the bucket of `value` one of `counts`; returns its index.
-    fn make_room(&mut self, layout: &Layout, value: f64) -> i32 {
+    fn count_at(&mut self, index: i32) -> Option<&mut u64> {
+        usize::try_from(index - self.offset).ok().and_then(|at| self.counts.get_mut(at))
+    }
+
+    /// Makes the bucket of `value` one of `counts`, and counts it.
+    #[cold]
+    fn record_in_new_bucket(&mut self, layout: &Layout, value: f64) {
+        if self.counts.is_empty() {
+            self.scale = layout.start_scale;
+        }
         loop {
             let index = layout.index(value, self.scale);
             if self.cover(layout, index, index) {
-                return index;
+                if let Some(count) = self.count_at(index) {
+                    *count += 1;
+                }
+                return;
             }
             self.halve_resolution();
         }

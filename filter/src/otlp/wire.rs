@@ -8,6 +8,34 @@ const LENGTH_DELIMITED: u32 = 2;
 /// Wire type of 32-bit values that always take four bytes.
 const FIXED32: u32 = 5;
 
+/// The tags that fields begin with. Field numbers are below 16, as all of OTLP's that are written here: so a tag is one byte.
+pub mod tag {
+    /// Of integers and booleans.
+    pub const fn varint(field: u32) -> u8 {
+        of(field, 0)
+    }
+
+    /// Of doubles and fixed 64-bit integers.
+    pub const fn fixed64(field: u32) -> u8 {
+        of(field, super::FIXED64)
+    }
+
+    /// Of strings, bytes, messages and packed repeated fields.
+    pub const fn bytes(field: u32) -> u8 {
+        of(field, super::LENGTH_DELIMITED)
+    }
+
+    /// Of fixed 32-bit integers.
+    pub const fn fixed32(field: u32) -> u8 {
+        of(field, super::FIXED32)
+    }
+
+    const fn of(field: u32, wire_type: u32) -> u8 {
+        debug_assert!(field < 16);
+        (field << 3 | wire_type) as u8
+    }
+}
+
 /// Appends an unsigned integer, seven bits a byte, least significant first.
 #[inline]
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -28,7 +56,7 @@ pub fn varint_len(value: u64) -> usize {
 /// Appends the tag of a varint field and its value.
 #[inline]
 pub fn put_uint(out: &mut Vec<u8>, field: u32, value: u64) {
-    put_varint(out, u64::from(field << 3));
+    out.push(tag::varint(field));
     put_varint(out, value);
 }
 
@@ -41,14 +69,14 @@ pub fn put_sint(out: &mut Vec<u8>, field: u32, value: i64) {
 /// Appends a `fixed64` field.
 #[inline]
 pub fn put_fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
-    put_varint(out, u64::from(field << 3 | FIXED64));
+    out.push(tag::fixed64(field));
     out.extend_from_slice(&value.to_le_bytes());
 }
 
 /// Appends a `fixed32` field.
 #[inline]
 pub fn put_fixed32(out: &mut Vec<u8>, field: u32, value: u32) {
-    put_varint(out, u64::from(field << 3 | FIXED32));
+    out.push(tag::fixed32(field));
     out.extend_from_slice(&value.to_le_bytes());
 }
 
@@ -61,8 +89,13 @@ pub fn put_double(out: &mut Vec<u8>, field: u32, value: f64) {
 /// Appends the tag and the length of a length-delimited field; its `len` bytes are for the caller to append.
 #[inline]
 pub fn put_header(out: &mut Vec<u8>, field: u32, len: usize) {
-    put_varint(out, u64::from(field << 3 | LENGTH_DELIMITED));
-    put_varint(out, len as u64);
+    if len < 0x80 {
+        // Nearly all are: one append instead of two.
+        out.extend_from_slice(&[tag::bytes(field), len as u8]);
+    } else {
+        out.push(tag::bytes(field));
+        put_varint(out, len as u64);
+    }
 }
 
 /// Appends a length-delimited field.
@@ -72,7 +105,7 @@ pub fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
-/// How many bytes [`put_bytes`] takes for a field number below 16.
+/// How many bytes [`put_bytes`] takes.
 #[inline]
 pub fn bytes_field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
@@ -93,7 +126,7 @@ impl<const WIDTH: usize> Open<WIDTH> {
     /// Appends the tag of `field` and the place of its length.
     #[inline]
     pub fn begin(out: &mut Vec<u8>, field: u32) -> Self {
-        put_varint(out, u64::from(field << 3 | LENGTH_DELIMITED));
+        out.push(tag::bytes(field));
         let length_at = out.len();
         out.extend_from_slice(&[0; WIDTH]);
         Self { length_at }

@@ -28,6 +28,11 @@ impl Budget {
         fits
     }
 
+    /// Whether an attribute with a value of `value_len` bytes fits uncut.
+    pub(super) fn has_room(&self, out: &[u8], key: &str, value_len: usize, max_len: usize) -> bool {
+        value_len <= max_len && value_len <= self.room(out, key)
+    }
+
     /// As much of `text` as fits and as `max_len` bytes allow; `None` when it must be left out.
     pub(super) fn fit<'t>(
         &mut self,
@@ -46,8 +51,11 @@ impl Budget {
 
     /// The longest prefix of at most `max_len` bytes that ends at a character's boundary.
     pub(super) fn cut<'t>(&mut self, text: &'t str, max_len: usize) -> &'t str {
+        if text.len() <= max_len {
+            return text;
+        }
         let prefix = text.get(..text.floor_char_boundary(max_len)).unwrap_or(text);
-        self.was_cut |= prefix.len() < text.len();
+        self.was_cut = true;
         prefix
     }
 

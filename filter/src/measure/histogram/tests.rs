@@ -61,6 +61,26 @@ fn assert_quantiles_within(values: &[f64], outlier: Option<f64>, error: f64) -> 
 
 proptest! {
     #[test]
+    fn a_value_lies_within_its_buckets_bounds(
+        exponent in -14i32..17,
+        bucket in 0u32..128,
+        ulps in -2i64..=2,
+        max_buckets in 16usize..=640,
+    ) {
+        let layout = Layout::new(max_buckets);
+        // Bounds, and the values next to them, are where a table would go wrong.
+        let bound = |index: i32, scale: i32| (f64::from(index) * 2f64.powi(-scale)).exp2();
+        let value = f64::from_bits(
+            (2f64.powi(exponent) * (f64::from(bucket) / 128.0).exp2()).to_bits().wrapping_add_signed(ulps),
+        );
+        for scale in layout.start_scale - 4..=layout.start_scale {
+            let index = layout.index(value, scale);
+            let (lower, upper) = (bound(index, scale), bound(index + 1, scale));
+            prop_assert!(lower < value * (1.0 + 1e-15) && value <= upper * (1.0 + 1e-15), "{value} in bucket {index} at scale {scale}");
+        }
+    }
+
+    #[test]
     fn quantiles_of_any_mix_of_1_ms_to_60_s_are_within_5_percent(
         exponents in proptest::collection::vec(0.0..=1.0f64, 1..3000),
     ) {

@@ -1,0 +1,151 @@
+//! One piece of the plugin's hot path, so many times over: what `cargo xtask bench instructions` runs under callgrind.
+//!
+//! `instructions` lists the pieces, `instructions <piece> <times>` runs one. Two runs of different lengths tell what one
+//! time costs, without what comes before and after it.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+
+use offpath_benches::{Durations, config, host_answers, ordinary_request, take_answers};
+use offpath_filter::batch::Batcher;
+use offpath_filter::capture::{Captured, Plan};
+use offpath_filter::config::Config;
+use offpath_filter::measure::{Histogram, Layout, Measurements};
+use offpath_filter::otlp::answer::Answer;
+use offpath_filter::otlp::envelope::Envelope;
+use offpath_filter::pipeline::{Node, Pipeline};
+use offpath_filter::record::Encoder;
+use offpath_filter::request::FinishedRequest;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// A name, and what runs the piece so many times.
+type Piece = (&'static str, fn(u32) -> Outcome);
+
+const PIECES: [Piece; 7] = [
+    ("histogram_record", histogram_record),
+    ("series_and_record", series_and_record),
+    ("capture_decode", capture_decode),
+    ("record_encode", record_encode),
+    ("batch_push_and_seal", batch_push_and_seal),
+    ("observe", observe),
+    ("config_parse", config_parse),
+];
+
+const NOW: u64 = 1_700_000_000_500_000_000;
+const ACCEPTED: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
+const CONFIG: &str = r#"{"collector": {"cluster": "otlp"}}"#;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.as_slice() {
+        [] => {
+            PIECES.iter().for_each(|(name, _)| println!("{name}"));
+            Ok(())
+        }
+        [name, times] => run(name, times),
+        _ => Err("expected a piece's name and how many times to run it".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(name: &str, times: &str) -> Outcome {
+    let (_, piece) = PIECES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| format!("unknown piece `{name}`: without arguments all are listed"))?;
+    piece(times.parse()?)
+}
+
+fn histogram_record(times: u32) -> Outcome {
+    let layout = Layout::new(160);
+    let mut histogram = Histogram::default();
+    let mut durations = Durations::default();
+    for _ in 0..times {
+        histogram.record(&layout, black_box(durations.next_nano()) as f64 / 1e9);
+    }
+    black_box(histogram);
+    Ok(())
+}
+
+fn series_and_record(times: u32) -> Outcome {
+    let config = config(CONFIG)?;
+    let plan = Plan::new(&config);
+    let captured = ordinary_request(&plan);
+    let mut request = FinishedRequest::read(&plan, &captured, NOW);
+    let mut measurements = Measurements::new(&config.metrics, NOW);
+    let mut durations = Durations::default();
+    for _ in 0..times {
+        request.duration_nano = durations.next_nano();
+        measurements.record(black_box(&request));
+    }
+    Ok(())
+}
+
+fn capture_decode(times: u32) -> Outcome {
+    let plan = Plan::new(&config(CONFIG)?);
+    let answers = host_answers(&plan, &ordinary_request(&plan));
+    let mut captured = Captured::default();
+    for _ in 0..times {
+        take_answers(&plan, black_box(&answers).clone(), &mut captured).map_err(|_| "malformed answers")?;
+        black_box(FinishedRequest::read(&plan, &captured, NOW));
+    }
+    Ok(())
+}
+
+fn record_encode(times: u32) -> Outcome {
+    let config = config(CONFIG)?;
+    let plan = Plan::new(&config);
+    let captured = ordinary_request(&plan);
+    let request = FinishedRequest::read(&plan, &captured, NOW);
+    let mut encoder = Encoder::new(&config.logs, config.logs.max_record_bytes);
+    let mut out = Vec::new();
+    for _ in 0..times {
+        out.clear();
+        encoder.encode(black_box(&request), NOW, &mut out);
+    }
+    black_box(out);
+    Ok(())
+}
+
+fn batch_push_and_seal(times: u32) -> Outcome {
+    let config = config(CONFIG)?;
+    let envelope = Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0");
+    let mut batcher = Batcher::new(&config.batch);
+    let record = [7; 700];
+    for _ in 0..times {
+        black_box(batcher.push(&envelope, NOW, |out| out.extend_from_slice(&record)));
+    }
+    Ok(())
+}
+
+fn observe(times: u32) -> Outcome {
+    let mut pipeline = Pipeline::new(config(CONFIG)?, &Node::default(), [0; 16], NOW)?;
+    let captured = ordinary_request(pipeline.plan());
+    let mut token = 0;
+    for _ in 0..times {
+        pipeline.observe(black_box(&captured), NOW);
+        while let Some(batch) = pipeline.take_next(NOW) {
+            token += 1;
+            pipeline.dispatched(batch, token, NOW);
+            pipeline.answered(token, ACCEPTED, NOW);
+        }
+        pipeline.ledger().take_changes(|stat, change| {
+            black_box((stat, change));
+        });
+    }
+    Ok(())
+}
+
+fn config_parse(times: u32) -> Outcome {
+    for _ in 0..times {
+        black_box(Config::parse(black_box(CONFIG.as_bytes()))?);
+    }
+    Ok(())
+}
