@@ -26,6 +26,7 @@ pub(super) fn log_record(request: &FinishedRequest<'_>, now_unix_nano: u64) -> L
             string("http.request.method", request.method.as_str()),
             int("http.response.status_code", u64::from(status)),
             double("http.server.request.duration", request.duration_nano as f64 / 1e9),
+            double("offpath.sample.weight", request.sample_weight),
             string("url.scheme", request.scheme.unwrap().as_str()),
             string("network.protocol.version", request.protocol_version.unwrap().as_str()),
             double("envoy.upstream.duration", request.upstream_duration_nano.unwrap() as f64 / 1e9),
