@@ -5,7 +5,9 @@
 pub mod api;
 pub mod bootstrap;
 pub mod collector;
+pub mod cpu;
 pub mod envoy;
+pub mod h2load;
 pub mod inventory;
 pub mod load;
 pub mod otlp;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{artefacts, check, demo, faults, project::Project, soak};
+use xtask::{artefacts, bench, check, demo, faults, project::Project, soak};
 
 /// Builds, shows and tests offpath.
 #[derive(Parser)]
@@ -15,6 +15,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what things cost inside a real Envoy
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Build the plugin (target/offpath.wasm) and the collector (target/release/offpath-collector)
     Build,
     /// Run it all on this machine: an application, Envoy with the plugin, the collector, and traffic
@@ -46,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", artefacts::describe(&project)?);
             Ok(())
         }
+        Command::Bench(bench) => bench::run(&project, &bench),
         Command::Demo(options) => demo::run(&project, options),
         Command::Faults(options) => faults::run(&project, &options),
         Command::Soak(options) => soak::run(&project, options),

@@ -22,11 +22,15 @@ pub enum Need {
     CCompiler,
     /// Ends Envoy and the collector when the process that started them is killed.
     Setpriv,
+    /// Keeps what is measured on a processor of its own.
+    Taskset,
+    /// Sends requests at a fixed rate to what is measured.
+    H2load,
 }
 
 impl Need {
-    /// All of them: what `cargo xtask test` looks for before it starts.
-    pub const ALL: [Self; 4] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv];
+    /// What `cargo xtask test` looks for before it starts.
+    pub const OF_TESTS: [Self; 4] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -34,6 +38,8 @@ impl Need {
             Self::Strace => &["strace", "--version"],
             Self::CCompiler => &["cc", "--version"],
             Self::Setpriv => &["setpriv", "--version"],
+            Self::Taskset => &["taskset", "--version"],
+            Self::H2load => &["h2load", "--version"],
         }
     }
 
@@ -42,7 +48,8 @@ impl Need {
             Self::Pip => &["python3", "python3-pip"],
             Self::Strace => &["strace"],
             Self::CCompiler => &["gcc", "libc6-dev"],
-            Self::Setpriv => &["util-linux"],
+            Self::Setpriv | Self::Taskset => &["util-linux"],
+            Self::H2load => &["nghttp2-client"],
         }
     }
 
@@ -52,6 +59,8 @@ impl Need {
             Self::Strace => "strace (the collector's tests watch its system calls)",
             Self::CCompiler => "a C compiler named cc (compiles SQLite, which the collector holds)",
             Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
+            Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
+            Self::H2load => "h2load (sends requests at a fixed rate)",
         }
     }
 

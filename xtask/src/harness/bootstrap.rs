@@ -159,6 +159,15 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// Has these listeners instead of the shipped one.
+    ///
+    /// # Errors
+    /// When the file has no listeners.
+    pub fn with_listeners(mut self, listeners: Vec<Value>) -> anyhow::Result<Self> {
+        self.set("/static_resources/listeners", Value::Array(listeners))?;
+        Ok(self)
+    }
+
     /// Takes the listener from `file`, as written by [`Bootstrap::write_listener`], and again whenever that is replaced.
     ///
     /// # Errors

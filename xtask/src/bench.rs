@@ -1,0 +1,27 @@
+//! `cargo xtask bench`: what things cost inside a real Envoy. `probes` prices single host calls with a module that makes
+//! nothing else; `envoy` sets the plugin beside Envoy's own loggers. Both tell processor time per request, less that of
+//! the same Envoy without a logger, from short shuffled turns, so that a busy machine disturbs all variants alike.
+
+pub mod probes;
+pub mod statistics;
+pub mod table;
+pub mod traffic;
+
+use crate::project::Project;
+
+/// What to measure.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Bench {
+    /// What a host call costs inside Envoy
+    Probes(probes::Options),
+}
+
+/// Measures it.
+///
+/// # Errors
+/// When something is missing or does not start, or a measurement is void.
+pub fn run(project: &Project, bench: &Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Probes(options) => probes::run(project, options),
+    }
+}
