@@ -7,6 +7,7 @@ use crate::bare::give_back;
 
 const OK: u32 = 0;
 const REQUEST_HEADERS: u32 = 0;
+const RESPONSE_HEADERS: u32 = 2;
 const PLUGIN_CONFIGURATION: u32 = 7;
 const COUNTER: u32 = 0;
 
@@ -94,9 +95,17 @@ pub(crate) fn property(path: &[u8]) -> Option<usize> {
     looked_at(returned(|data, len| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, len) }))
 }
 
-pub(crate) fn request_headers() -> Option<usize> {
+fn headers(map: u32) -> Option<usize> {
     // SAFETY: both pointers are valid for the call.
-    looked_at(returned(|data, len| unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, data, len) }))
+    looked_at(returned(|data, len| unsafe { proxy_get_header_map_pairs(map, data, len) }))
+}
+
+pub(crate) fn request_headers() -> Option<usize> {
+    headers(REQUEST_HEADERS)
+}
+
+pub(crate) fn response_headers() -> Option<usize> {
+    headers(RESPONSE_HEADERS)
 }
 
 pub(crate) fn request_header(name: &str) -> Option<usize> {
@@ -152,7 +161,14 @@ pub(crate) fn configuration(size: usize) -> String {
 }
 
 pub(crate) fn log_error(message: &str) {
-    const ERROR: u32 = 4;
+    log(4, message);
+}
+
+pub(crate) fn log_info(message: &str) {
+    log(2, message);
+}
+
+fn log(level: u32, message: &str) {
     // SAFETY: the pointer is valid for the call.
-    unsafe { proxy_log(ERROR, message.as_ptr(), message.len()) };
+    unsafe { proxy_log(level, message.as_ptr(), message.len()) };
 }

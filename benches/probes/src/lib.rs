@@ -3,8 +3,11 @@
 //!
 //! A configuration is text, parsed by [`script`]; `host` makes the calls. Without the feature `sdk` the module has only
 //! the exports in `bare`; with it, those of proxy-wasm's SDK (`sdk`). What a call returns is looked at and dropped.
+//! [`stopwatch`] tells how long the calls took.
 
 pub mod script;
+
+pub mod stopwatch;
 
 #[cfg(target_family = "wasm")]
 mod host;

@@ -1,8 +1,11 @@
 //! A configured probe: its script with expressions compiled and counters defined, run once for each finished request.
 
+use std::{cell::RefCell, time::Instant};
+
 use crate::{
     host,
     script::{Script, Step},
+    stopwatch::Stopwatch,
 };
 
 /// Counts, in the proxy's own statistics, calls that did not end as the script says: a run with any is void.
@@ -14,6 +17,7 @@ enum Ready {
     #[cfg(feature = "sdk")]
     SdkProperty(Vec<String>),
     Headers,
+    ResponseHeaders,
     Header(String),
     Cel([u8; 4]),
     CelFails([u8; 4]),
@@ -25,6 +29,7 @@ enum Ready {
 pub(crate) struct Probe {
     steps: Vec<Ready>,
     unexpected: Option<u32>,
+    stopwatch: Option<RefCell<Stopwatch>>,
     #[cfg(not(feature = "sdk"))]
     pub(crate) uses_arena: bool,
 }
@@ -36,12 +41,26 @@ impl Probe {
         Ok(Self {
             steps: steps.collect::<Result<_, _>>()?,
             unexpected: host::define_counter(UNEXPECTED),
+            stopwatch: script.stopwatch.map(|name| RefCell::new(Stopwatch::new(&name))),
             #[cfg(not(feature = "sdk"))]
             uses_arena: script.uses_arena,
         })
     }
 
     pub(crate) fn log(&self) {
+        let Some(stopwatch) = &self.stopwatch else {
+            return self.run();
+        };
+        // The ABI's own clock has no more than microseconds.
+        let begin = Instant::now();
+        self.run();
+        let took_ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if let Some(line) = stopwatch.borrow_mut().note(took_ns) {
+            host::log_info(&line);
+        }
+    }
+
+    fn run(&self) {
         for step in &self.steps {
             if !step.run()
                 && let Some(unexpected) = self.unexpected
@@ -62,6 +81,7 @@ fn ready(index: usize, step: Step) -> Result<Ready, String> {
         #[cfg(not(feature = "sdk"))]
         Step::SdkProperty(_) => return Err("this build of the probe is without the SDK".to_owned()),
         Step::Headers => Ready::Headers,
+        Step::ResponseHeaders => Ready::ResponseHeaders,
         Step::Header(name) => Ready::Header(name),
         Step::Cel(text) => Ready::Cel(compiled(&text)?),
         Step::CelFails(text) => Ready::CelFails(compiled(&text)?),
@@ -85,6 +105,7 @@ impl Ready {
                 proxy_wasm::hostcalls::get_property(path).is_ok_and(|value| value.is_some())
             }
             Self::Headers => host::request_headers().is_some(),
+            Self::ResponseHeaders => host::response_headers().is_some(),
             Self::Header(name) => host::request_header(name).is_some(),
             Self::Cel(token) => host::evaluate(*token).is_some(),
             Self::CelFails(token) => host::evaluate(*token).is_none(),

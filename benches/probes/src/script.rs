@@ -17,6 +17,8 @@ pub enum Step {
     SdkProperty(Vec<String>),
     /// `headers`: all request headers at once.
     Headers,
+    /// `response-headers`: all response headers at once.
+    ResponseHeaders,
     /// `header :path`: one request header that is there.
     Header(String),
     /// `cel [request.method]`: a CEL expression, compiled once, evaluated for each request.
@@ -36,6 +38,8 @@ pub struct Script {
     pub steps: Vec<Step>,
     /// `arena`: what the host returns goes to one fixed piece of memory instead of to the allocator.
     pub uses_arena: bool,
+    /// `stopwatch NAME`: the steps are timed, and the proxy's log is told under that name.
+    pub stopwatch: Option<String>,
 }
 
 impl Script {
@@ -53,6 +57,7 @@ impl Script {
                 "absent" => Step::Absent(path(argument)),
                 "sdk-property" => Step::SdkProperty(argument.split('.').map(str::to_owned).collect()),
                 "headers" => Step::Headers,
+                "response-headers" => Step::ResponseHeaders,
                 "header" => Step::Header(argument.to_owned()),
                 "cel" => Step::Cel(argument.to_owned()),
                 "cel-fails" => Step::CelFails(argument.to_owned()),
@@ -60,6 +65,10 @@ impl Script {
                 "time" => Step::Time,
                 "arena" => {
                     script.uses_arena = true;
+                    continue;
+                }
+                "stopwatch" => {
+                    script.stopwatch = Some(argument.to_owned());
                     continue;
                 }
                 _ => return Err(format!("unknown step `{line}`")),
@@ -79,8 +88,11 @@ mod tests {
 
     #[test]
     fn steps_keep_the_order_of_their_lines() {
-        let script = Script::parse("arena\nproperty request.method\n\n cel [a, b] \nheader :path\n").unwrap();
+        let script =
+            Script::parse("arena\nstopwatch x\nproperty request.method\n\n cel [a, b] \nheader :path\n")
+                .unwrap();
         assert!(script.uses_arena);
+        assert_eq!(script.stopwatch.as_deref(), Some("x"));
         assert_eq!(
             script.steps,
             [

@@ -26,6 +26,16 @@ impl Summary {
         })
     }
 
+    /// All three less `constant`.
+    #[must_use]
+    pub fn less(&self, constant: f64) -> Self {
+        Self {
+            first_quartile: self.first_quartile - constant,
+            median: self.median - constant,
+            third_quartile: self.third_quartile - constant,
+        }
+    }
+
     /// The width of the middle half.
     #[must_use]
     pub fn interquartile_range(&self) -> f64 {

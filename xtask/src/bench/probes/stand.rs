@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::variant::{Build, Load, Variant};
 use crate::{
-    bench::traffic,
+    bench::{statistics::Summary, traffic},
     fetch::{self, ENVOY_1_40},
     harness::{
         bootstrap::{Bootstrap, Mode},
@@ -70,11 +70,12 @@ impl Stand {
         project: &Project,
         variants: &[Variant],
         split: &Split,
+        clocked: bool,
     ) -> anyhow::Result<Self> {
         let folder = project.temporary_folder()?;
         let mut listeners = Vec::new();
         for (index, variant) in variants.iter().enumerate() {
-            listeners.push(listener(project, index, variant)?);
+            listeners.push(listener(project, index, variant, clocked)?);
         }
         let bootstrap = Bootstrap::shipped(project, Mode::AccessLogger)?.with_listeners(listeners)?;
         let binary = fetch::envoy(project, ENVOY_1_40)?;
@@ -111,11 +112,27 @@ impl Stand {
         Ok(())
     }
 
-    /// Stops it.
-    pub(super) async fn end(mut self) -> anyhow::Result<()> {
+    /// Stops it. Each variant's time by its own clock, if it has told any.
+    pub(super) async fn end(mut self) -> anyhow::Result<Vec<Option<Summary>>> {
         self.check().await?;
-        self.envoy.stop().await
+        self.envoy.stop().await?;
+        let log = self.envoy.log()?;
+        Ok((0..self.addresses.len()).map(|index| last_told(&log, &listener_name(index))).collect())
     }
+}
+
+/// From the last line in which a probe has told its quartiles; in microseconds.
+fn last_told(log: &str, name: &str) -> Option<Summary> {
+    let told = log.lines().rev().find_map(|line| {
+        let mut words = line.split_once("stopwatch ")?.1.split_ascii_whitespace();
+        (words.next()? == name).then(|| words.map_while(|word| word.parse::<f64>().ok()).collect::<Vec<_>>())
+    })?;
+    let [_count, first_quartile, median, third_quartile] = <[f64; 4]>::try_from(told).ok()?;
+    Some(Summary {
+        first_quartile: first_quartile / 1000.0,
+        median: median / 1000.0,
+        third_quartile: third_quartile / 1000.0,
+    })
 }
 
 fn listener_name(index: usize) -> String {
@@ -123,7 +140,7 @@ fn listener_name(index: usize) -> String {
 }
 
 /// The shipped listener with a probe in the plugin's place.
-fn listener(project: &Project, index: usize, variant: &Variant) -> anyhow::Result<Value> {
+fn listener(project: &Project, index: usize, variant: &Variant, clocked: bool) -> anyhow::Result<Value> {
     let (mode, build) = match variant.load {
         Load::Nothing => (Mode::AccessLogger, None),
         Load::Logger(build) => (Mode::AccessLogger, Some(build)),
@@ -135,7 +152,7 @@ fn listener(project: &Project, index: usize, variant: &Variant) -> anyhow::Resul
             Build::Bare => project.probe(),
             Build::Sdk => project.sdk_probe(),
         };
-        set_probe(bootstrap.plugin("")?, &module, index, variant);
+        set_probe(bootstrap.plugin("")?, &module, index, variant, clocked);
     }
     let mut listener = bootstrap.at("/static_resources/listeners/0")?.take();
     let mut set = |pointer: &str, value: Value| -> anyhow::Result<()> {
@@ -157,7 +174,8 @@ fn listener(project: &Project, index: usize, variant: &Variant) -> anyhow::Resul
 }
 
 /// A virtual machine of its own, by a `vm_id` of its own.
-fn set_probe(plugin: &mut Value, module: &Path, index: usize, variant: &Variant) {
+fn set_probe(plugin: &mut Value, module: &Path, index: usize, variant: &Variant, clocked: bool) {
+    let stopwatch = if clocked { format!("stopwatch {}\n", listener_name(index)) } else { String::new() };
     *plugin = json!({
         "name": listener_name(index),
         "failure_policy": plugin.get("failure_policy"),
@@ -168,7 +186,7 @@ fn set_probe(plugin: &mut Value, module: &Path, index: usize, variant: &Variant)
         },
         "configuration": {
             "@type": "type.googleapis.com/google.protobuf.StringValue",
-            "value": variant.script,
+            "value": format!("{stopwatch}{}", variant.script),
         },
     });
     if let (Load::RestrictedFilter(_), Some(plugin)) = (variant.load, plugin.as_object_mut()) {
@@ -178,5 +196,19 @@ fn set_probe(plugin: &mut Value, module: &Path, index: usize, variant: &Variant)
             .map(|name| ((*name).to_owned(), json!({})))
             .collect();
         plugin.insert("capability_restriction_config".to_owned(), json!({"allowed_capabilities": allowed}));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_probe_counts() {
+        let log = "[x] wasm log: stopwatch probe-1 500 1000 2000 3000\n\
+                   [x] wasm log: stopwatch probe-1 1000 1010 2010 3010\n\
+                   [x] wasm log: stopwatch probe-11 500 1 1 1\n";
+        assert_eq!(last_told(log, "probe-1").unwrap().median, 2.01);
+        assert_eq!(last_told(log, "probe-2"), None);
     }
 }

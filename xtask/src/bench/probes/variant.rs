@@ -1,6 +1,6 @@
 //! The probes: what each makes the module do. The module's steps are in `benches/probes/src/script.rs`.
 
-use super::fields::{FIELDS, guarded, list, plain};
+use super::fields::{FIELDS, guarded, is_in_headers, list, plain};
 
 /// Which build of the module, and how Envoy loads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub(super) struct Variant {
 /// The two that no logger is in; all others are compared with them.
 pub(super) const BASELINES: [&str; 2] = ["no logger", "no logger, again"];
 
+/// Does nothing: what the calls of others take is what they take beyond this.
+pub(super) const EMPTY: &str = "empty, own exports only";
+
 /// All of them.
 #[must_use]
 pub(super) fn all() -> Vec<Variant> {
@@ -46,7 +49,7 @@ pub(super) fn all() -> Vec<Variant> {
         all.push(Variant { name: name.to_owned(), load: Load::Nothing, script: String::new() });
     }
     for (load, name, script) in
-        entries().into_iter().chain(numbers()).chain(properties()).chain(headers()).chain(expressions())
+        [entries(), numbers(), properties(), headers(), lists(), expressions(), mixtures()].concat()
     {
         all.push(Variant { name, load, script });
     }
@@ -66,7 +69,7 @@ fn probe(load: Load, name: &str, script: &str) -> Probe {
 fn entries() -> Vec<Probe> {
     let one = format!("cel {}", list(FIELDS, plain));
     vec![
-        probe(BARE, "empty, own exports only", ""),
+        probe(BARE, EMPTY, ""),
         probe(SDK, "empty, SDK", ""),
         probe(Load::Filter(Build::Sdk), "filter: empty, SDK", ""),
         probe(Load::RestrictedFilter(Build::Sdk), "filter: empty, SDK, headers and bodies kept out", ""),
@@ -92,7 +95,6 @@ fn properties() -> Vec<Probe> {
     let strings = ["request.method", "request.path", "request.host", "request.scheme"];
     let numbers = ["response.code", "request.duration", "response.flags", "request.total_size"];
     let absent = ["request.headers.x-absent", "response.headers.x-absent"];
-    let eleven = FIELDS.get(..11).unwrap_or_default();
     vec![
         probe(BARE, "1 property, missing", &lines("absent", &absent[..1])),
         probe(BARE, "2 properties, missing", &lines("absent", &absent)),
@@ -105,7 +107,7 @@ fn properties() -> Vec<Probe> {
         probe(BARE, "4 properties, strings, arena", &format!("arena\n{}", lines("property", &strings))),
         probe(SDK, "1 property, string, SDK's getter", &lines("sdk-property", &strings[..1])),
         probe(SDK, "4 properties, strings, SDK's getter", &lines("sdk-property", &strings)),
-        probe(BARE, "11 properties (metrics)", &lines("property", eleven)),
+        probe(BARE, "11 properties (metrics)", &lines("property", first(11))),
     ]
 }
 
@@ -114,13 +116,22 @@ fn headers() -> Vec<Probe> {
         probe(BARE, "1 request header", "header user-agent"),
         probe(BARE, "all request headers", "headers"),
         probe(BARE, "all request headers, arena", "arena\nheaders"),
+        probe(BARE, "all response headers", "response-headers"),
+        probe(BARE, "all request and response headers", "headers\nresponse-headers"),
         probe(BARE, "property request.headers", "property request.headers"),
     ]
 }
 
-fn expressions() -> Vec<Probe> {
-    let cel = |expression: &str| format!("cel {expression}");
-    let first = |count: usize| FIELDS.get(..count).unwrap_or_default();
+fn cel(expression: &str) -> String {
+    format!("cel {expression}")
+}
+
+fn first(count: usize) -> &'static [&'static str] {
+    FIELDS.get(..count).unwrap_or_default()
+}
+
+/// CEL lists of more and more fields.
+fn lists() -> Vec<Probe> {
     let mut probes = vec![
         probe(BARE, "CEL, fails", r#"cel-fails request.headers["x-absent"]"#),
         probe(BARE, "CEL, 1 value, no list", "cel response.code"),
@@ -132,48 +143,69 @@ fn expressions() -> Vec<Probe> {
         let expression = cel(&list(first(count), guarded));
         probes.push(probe(BARE, &format!("CEL, {count} fields, each with has()"), &expression));
     }
+    let full = cel(&list(FIELDS, plain));
+    probes.push(probe(BARE, "CEL, 24 fields, arena", &format!("arena\n{full}")));
+    probes.push(probe(SDK, "CEL, 24 fields, SDK's dispatcher", &full));
+    probes
+}
+
+/// CEL in other shapes.
+fn expressions() -> Vec<Probe> {
     let (metrics, full) = (list(first(11), plain), list(FIELDS, plain));
     let slow_or_failed = r#"response.code>=500||request.duration>duration("1s")"#;
-    let usual =
-        "[request.time,request.duration,request.method,request.scheme,request.protocol,response.code]";
-    let three_times = |name: &str| format!("{}+\" \"+{}+\" \"+{}", name, "request.path", "request.host");
-    let bound = format!("[request].map(r,{})", list(first(8), plain).replace("request.", "r."));
-    let not_in_headers: Vec<&str> =
-        FIELDS.iter().copied().filter(|name| !super::fields::is_in_headers(name)).collect();
-    let with_map = list(&not_in_headers, plain).replacen('[', "[request.headers,", 1);
-    probes.extend([
-        probe(BARE, "CEL, 24 fields, arena", &format!("arena\n{}", cel(&full))),
-        probe(SDK, "CEL, 24 fields, SDK's dispatcher", &cel(&full)),
-        probe(
-            BARE,
-            "CEL, 11 fields, or 24 when slow or failed",
-            &cel(&format!("{slow_or_failed}?{full}:{metrics}")),
-        ),
-        probe(BARE, "CEL, 11 fields, then CEL, 24 fields", &format!("{}\n{}", cel(&metrics), cel(&full))),
-        probe(BARE, "CEL, 6 fields that always are", &cel(usual)),
-        probe(BARE, "CEL, 3 strings joined", &cel(&three_times("request.method"))),
-        probe(BARE, "CEL, 3 strings, list", &cel("[request.method,request.path,request.host]")),
-        probe(
-            BARE,
-            "CEL, 4 fields of request",
-            &cel("[request.time,request.duration,request.method,request.scheme]"),
-        ),
-        probe(
-            BARE,
+    let one_or_other = cel(&format!("{slow_or_failed}?{full}:{metrics}"));
+    [
+        ("CEL, 11 fields, or 24 when slow or failed", one_or_other.as_str()),
+        ("CEL, 3 strings joined", r#"cel request.method+" "+request.path+" "+request.host"#),
+        ("CEL, 3 strings", "cel [request.method,request.path,request.host]"),
+        ("CEL, 4 fields of request", "cel [request.time,request.duration,request.method,request.scheme]"),
+        (
             "CEL, 4 fields of request, bound once",
-            &cel("[request].map(r,[r.time,r.duration,r.method,r.scheme])"),
+            "cel [request].map(r,[r.time,r.duration,r.method,r.scheme])",
         ),
-        probe(BARE, "CEL, 8 fields, request bound once", &cel(&bound)),
-        probe(BARE, "CEL, 1 header by its name", &cel(r#"[request.headers["user-agent"]]"#)),
-        probe(BARE, "CEL, all request headers", &cel("[request.headers]")),
-        probe(BARE, "CEL, all request headers and the other fields", &cel(&with_map)),
-        probe(
-            BARE,
-            "all request headers, then CEL with the other fields",
-            &format!("headers\n{}", cel(&list(&not_in_headers, plain))),
+        ("CEL, 2 fields of xds", "cel [xds.listener_direction,xds.route_name]"),
+        ("CEL, 1 header by its name", r#"cel [request.headers["user-agent"]]"#),
+        ("CEL, all request headers", "cel [request.headers]"),
+    ]
+    .map(|(name, script)| probe(BARE, name, script))
+    .into()
+}
+
+/// More than one call, so that each kind gets what it is cheap at.
+fn mixtures() -> Vec<Probe> {
+    let without_headers = |names: &[&'static str]| {
+        let rest: Vec<&str> = names.iter().copied().filter(|name| !is_in_headers(name)).collect();
+        cel(&list(&rest, plain))
+    };
+    let (metrics, full) = (without_headers(first(11)), without_headers(FIELDS));
+    let both = "headers\nresponse-headers";
+    let status_in_headers = ["response.code", "response.grpc_status"];
+    let without_status = |names: &[&'static str]| {
+        let rest: Vec<&str> =
+            names.iter().copied().filter(|name| !status_in_headers.contains(name)).collect();
+        without_headers(&rest)
+    };
+    [
+        (
+            "CEL, 11 fields, then CEL, 24 fields",
+            [list(first(11), plain), list(FIELDS, plain)].map(|l| cel(&l)).join("\n"),
         ),
-    ]);
-    probes
+        ("request headers, then CEL, the rest of the 11", format!("headers\n{metrics}")),
+        ("request headers, then CEL, the rest of the 24", format!("headers\n{full}")),
+        ("all headers, then CEL, the rest of the 11", format!("{both}\n{}", without_status(first(11)))),
+        ("all headers, then CEL, the rest of the 24", format!("{both}\n{}", without_status(FIELDS))),
+        ("all headers, then property request.duration", format!("{both}\nproperty request.duration")),
+        (
+            "all headers, then 2 properties",
+            format!("{both}\nproperty request.duration\nproperty response.flags"),
+        ),
+        (
+            "all headers, then CEL, 4 fields",
+            format!("{both}\ncel [request.duration,response.flags,request.protocol,xds.route_name]"),
+        ),
+    ]
+    .map(|(name, script)| probe(BARE, name, &script))
+    .into()
 }
 
 #[cfg(test)]
