@@ -2,6 +2,7 @@
 //! nothing else; `envoy` sets the plugin beside Envoy's own loggers. Both tell processor time per request, less that of
 //! the same Envoy without a logger, from short shuffled turns, so that a busy machine disturbs all variants alike.
 
+pub mod envoy;
 pub mod probes;
 pub mod statistics;
 pub mod table;
@@ -12,6 +13,8 @@ use crate::project::Project;
 /// What to measure.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Bench {
+    /// What the plugin costs beside Envoy's own loggers
+    Envoy(envoy::Options),
     /// What a host call costs inside Envoy
     Probes(probes::Options),
 }
@@ -22,6 +25,7 @@ pub enum Bench {
 /// When something is missing or does not start, or a measurement is void.
 pub fn run(project: &Project, bench: &Bench) -> anyhow::Result<()> {
     match bench {
+        Bench::Envoy(options) => envoy::run(project, options),
         Bench::Probes(options) => probes::run(project, options),
     }
 }

@@ -15,6 +15,7 @@ pub mod port;
 pub mod process;
 pub mod receiver;
 mod server;
+pub mod sink;
 pub mod steady;
 pub mod upstream;
 pub mod wait;

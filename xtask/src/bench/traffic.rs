@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use crate::harness::h2load::H2load;
 
 /// Eight headers with the host, as an ordinary client sends them; `content-type` is there so that no field is missing.
@@ -33,6 +35,21 @@ pub fn generator(folder: &Path) -> anyhow::Result<H2load> {
         })
         .collect();
     H2load::new(&targets, &HEADERS, CLIENTS, folder)
+}
+
+/// Routes by which Envoy answers [`generator`]'s requests itself, as the application would.
+#[must_use]
+pub fn direct_responses() -> Value {
+    let answer = |status: u16, body: &str| json!({"status": status, "body": {"inline_string": body}});
+    let fails = json!([{"name": "status", "string_match": {"exact": "503"}}]);
+    json!([
+        {
+            "name": "orders",
+            "match": {"prefix": "/", "query_parameters": fails},
+            "direct_response": answer(503, "{\"ok\":false}\n"),
+        },
+        {"name": "orders", "match": {"prefix": "/"}, "direct_response": answer(200, "{\"ok\":true}\n")},
+    ])
 }
 
 /// Numbers below `count` in an order that follows from `round`: the same in each run, another one in each round, so that

@@ -161,12 +161,10 @@ fn listener(project: &Project, index: usize, variant: &Variant, clocked: bool) -
         Ok(())
     };
     set("/name", json!(listener_name(index)))?;
-    let answer = json!({
-        "name": "orders",
-        "match": {"prefix": "/"},
-        "direct_response": {"status": 200, "body": {"inline_string": "{\"ok\":true}"}},
-    });
-    set(&format!("{HTTP_CONNECTION_MANAGER}/route_config/virtual_hosts/0/routes"), json!([answer]))?;
+    set(
+        &format!("{HTTP_CONNECTION_MANAGER}/route_config/virtual_hosts/0/routes"),
+        traffic::direct_responses(),
+    )?;
     if build.is_none() {
         set(&format!("{HTTP_CONNECTION_MANAGER}/access_log"), json!([]))?;
     }
