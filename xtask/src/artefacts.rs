@@ -24,7 +24,7 @@ pub fn build(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
-    build_module(project, project.target(), &[], &project.plugin())
+    build_module(project, "offpath-filter", project.target(), &[], &project.plugin())
 }
 
 /// Builds the plugin to [`Project::trapping_plugin`], with a trap in it that a request's header `x-offpath-trap` springs:
@@ -34,16 +34,35 @@ pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
 /// As [`build`].
 pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
     // A folder of its own: in the other one, a build at the same time could put its module in this one's place.
-    build_module(project, &project.target().join("trap"), &["--features", "trap"], &project.trapping_plugin())
+    let target = project.target().join("trap");
+    build_module(project, "offpath-filter", &target, &["--features", "trap"], &project.trapping_plugin())
 }
 
-fn build_module(project: &Project, target: &Path, features: &[&str], module: &Path) -> anyhow::Result<()> {
+/// Builds the module that makes the host calls it is told to make: to [`Project::probe`] with nothing but its own exports,
+/// and to [`Project::sdk_probe`] with those of proxy-wasm's SDK.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_probes(project: &Project) -> anyhow::Result<()> {
+    build_module(project, "offpath-probes", project.target(), &[], &project.probe())?;
+    let features = ["--features", "sdk"];
+    build_module(project, "offpath-probes", project.target(), &features, &project.sdk_probe())
+}
+
+fn build_module(
+    project: &Project,
+    package: &str,
+    target: &Path,
+    features: &[&str],
+    module: &Path,
+) -> anyhow::Result<()> {
     need::wasm_target()?;
-    let library = ["rustc", "--package", "offpath-filter", "--lib", "--crate-type", "cdylib"];
+    let library = ["rustc", "--package", package, "--lib", "--crate-type", "cdylib"];
     let wasm = ["--profile", "wasm", "--target", WASM_TARGET];
     let arguments = [library.as_slice(), &wasm, features].concat();
     run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
-    copy_whole(&target.join(WASM_TARGET).join("wasm").join("offpath_filter.wasm"), module)
+    let file = format!("{}.wasm", package.replace('-', "_"));
+    copy_whole(&target.join(WASM_TARGET).join("wasm").join(file), module)
 }
 
 /// Builds the collector alone.

@@ -25,7 +25,7 @@ type Step = (&'static str, fn(&Project) -> anyhow::Result<()>);
 /// `--workspace` everywhere: with the same packages chosen, nothing is compiled twice for other features.
 const STEPS: [Step; 10] = [
     ("what is missing", |project| {
-        need::tools(&Need::ALL)?;
+        need::tools(&Need::OF_TESTS)?;
         need::wasm_target()?;
         for release in fetch::ENVOY_RELEASES {
             fetch::envoy(project, release)?;

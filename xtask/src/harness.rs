@@ -5,7 +5,9 @@
 pub mod api;
 pub mod bootstrap;
 pub mod collector;
+pub mod cpu;
 pub mod envoy;
+pub mod h2load;
 pub mod inventory;
 pub mod load;
 pub mod otlp;
@@ -13,6 +15,7 @@ pub mod port;
 pub mod process;
 pub mod receiver;
 mod server;
+pub mod sink;
 pub mod steady;
 pub mod upstream;
 pub mod wait;

@@ -24,11 +24,15 @@ pub enum Need {
     Setpriv,
     /// Counts the instructions of the plugin's hot path.
     Valgrind,
+    /// Keeps what is measured on a processor of its own.
+    Taskset,
+    /// Sends requests at a fixed rate to what is measured.
+    H2load,
 }
 
 impl Need {
-    /// All of them: what `cargo xtask test` looks for before it starts.
-    pub const ALL: [Self; 5] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind];
+    /// What `cargo xtask test` looks for before it starts.
+    pub const OF_TESTS: [Self; 5] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -37,6 +41,8 @@ impl Need {
             Self::CCompiler => &["cc", "--version"],
             Self::Setpriv => &["setpriv", "--version"],
             Self::Valgrind => &["valgrind", "--version"],
+            Self::Taskset => &["taskset", "--version"],
+            Self::H2load => &["h2load", "--version"],
         }
     }
 
@@ -45,8 +51,9 @@ impl Need {
             Self::Pip => &["python3", "python3-pip"],
             Self::Strace => &["strace"],
             Self::CCompiler => &["gcc", "libc6-dev"],
-            Self::Setpriv => &["util-linux"],
+            Self::Setpriv | Self::Taskset => &["util-linux"],
             Self::Valgrind => &["valgrind"],
+            Self::H2load => &["nghttp2-client"],
         }
     }
 
@@ -57,6 +64,8 @@ impl Need {
             Self::CCompiler => "a C compiler named cc (compiles SQLite, which the collector holds)",
             Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
             Self::Valgrind => "valgrind (counts the instructions of the plugin's hot path)",
+            Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
+            Self::H2load => "h2load (sends requests at a fixed rate)",
         }
     }
 

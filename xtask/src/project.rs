@@ -52,6 +52,18 @@ impl Project {
         self.target.join("offpath-trap.wasm")
     }
 
+    /// The module that makes the host calls it is told to make, with nothing but its own exports.
+    #[must_use]
+    pub fn probe(&self) -> PathBuf {
+        self.target.join("offpath-probe.wasm")
+    }
+
+    /// The same with the exports of proxy-wasm's SDK.
+    #[must_use]
+    pub fn sdk_probe(&self) -> PathBuf {
+        self.target.join("offpath-probe-sdk.wasm")
+    }
+
     /// The built collector.
     #[must_use]
     pub fn collector(&self) -> PathBuf {

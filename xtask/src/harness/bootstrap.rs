@@ -42,6 +42,10 @@ impl Mode {
 pub const HTTP_CONNECTION_MANAGER: &str =
     "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 
+/// How Envoy speaks to the collector.
+pub const COLLECTOR_PROTOCOL: &str = "/static_resources/clusters/1/typed_extension_protocol_options\
+                                      /envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
 /// A whole bootstrap, as a tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bootstrap {
@@ -97,12 +101,16 @@ impl Bootstrap {
     ///
     /// # Errors
     /// When the file has no filters in the collector's cluster.
-    pub fn for_release(mut self, release: Release) -> anyhow::Result<Self> {
-        if !release.compresses_upstream_requests {
-            let options = "/static_resources/clusters/1/typed_extension_protocol_options\
-                           /envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-            self.at(options)?.as_object_mut().context("not an object")?.remove("http_filters");
-        }
+    pub fn for_release(self, release: Release) -> anyhow::Result<Self> {
+        if release.compresses_upstream_requests { Ok(self) } else { self.without_compression() }
+    }
+
+    /// Sends calls to the collector as they are.
+    ///
+    /// # Errors
+    /// When the file has no filters in the collector's cluster.
+    pub fn without_compression(mut self) -> anyhow::Result<Self> {
+        self.at(COLLECTOR_PROTOCOL)?.as_object_mut().context("not an object")?.remove("http_filters");
         Ok(self)
     }
 
@@ -156,6 +164,15 @@ impl Bootstrap {
             },
         }]);
         self.set(&format!("{HTTP_CONNECTION_MANAGER}/access_log"), logger)?;
+        Ok(self)
+    }
+
+    /// Has these listeners instead of the shipped one.
+    ///
+    /// # Errors
+    /// When the file has no listeners.
+    pub fn with_listeners(mut self, listeners: Vec<Value>) -> anyhow::Result<Self> {
+        self.set("/static_resources/listeners", Value::Array(listeners))?;
         Ok(self)
     }
 

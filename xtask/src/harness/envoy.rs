@@ -1,4 +1,4 @@
-//! A real Envoy with the plugin in it: two workers, everything on loopback, its log in a file.
+//! A real Envoy with the plugin in it: everything on loopback, its log in a file.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,25 @@ use anyhow::{Context as _, bail, ensure};
 use hyper::Method;
 use serde_json::Value;
 
-use crate::harness::{api::Api, bootstrap::Bootstrap, process::Process, wait};
+use crate::harness::{api::Api, bootstrap::Bootstrap, cpu::ThreadTimes, process::Process, wait};
 
-/// The workers that every Envoy here has: with one, nothing that is per worker would be tested.
+/// The workers that an Envoy here has unless told otherwise: with one, nothing that is per worker would be tested.
 pub const WORKERS: u64 = 2;
+
+/// How an Envoy is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// How many threads take requests.
+    pub workers: u64,
+    /// The one processor that all of it runs on; `None` is any.
+    pub processor: Option<usize>,
+}
+
+impl Default for Launch {
+    fn default() -> Self {
+        Self { workers: WORKERS, processor: None }
+    }
+}
 
 /// A running Envoy.
 #[derive(Debug)]
@@ -30,6 +45,19 @@ impl Envoy {
     /// # Errors
     /// When it ends instead; the error holds the log.
     pub async fn start(binary: &Path, bootstrap: &Bootstrap, folder: &Path) -> anyhow::Result<Self> {
+        Self::launch(binary, bootstrap, folder, Launch::default()).await
+    }
+
+    /// As [`Envoy::start`], and run so.
+    ///
+    /// # Errors
+    /// As [`Envoy::start`].
+    pub async fn launch(
+        binary: &Path,
+        bootstrap: &Bootstrap,
+        folder: &Path,
+        launch: Launch,
+    ) -> anyhow::Result<Self> {
         let configuration = folder.join("envoy.json");
         fs::write(&configuration, bootstrap.to_json())
             .with_context(|| format!("cannot write `{}`", configuration.display()))?;
@@ -40,7 +68,7 @@ impl Envoy {
             "--admin-address-path".into(),
             admin_address.clone(),
             "--concurrency".into(),
-            WORKERS.to_string().into(),
+            launch.workers.to_string().into(),
             "--service-node".into(),
             "edge-1".into(),
             "--service-cluster".into(),
@@ -56,7 +84,13 @@ impl Envoy {
             "100".into(),
         ]
         .into();
-        let mut process = Process::start("envoy", binary, arguments, folder)?;
+        let mut process = match launch.processor {
+            None => Process::start("envoy", binary, arguments, folder)?,
+            Some(processor) => {
+                let pinned = ["--cpu-list".into(), processor.to_string().into(), binary.to_owned()];
+                Process::start("envoy", Path::new("taskset"), pinned.into_iter().chain(arguments), folder)?
+            }
+        };
 
         let admin = wait::until("Envoy has started", async || {
             if let Some(status) = process.ended()? {
@@ -81,10 +115,7 @@ impl Envoy {
                 "its listener is rejected"
             );
             let listeners: Value = admin.json("/listeners?format=json").await?;
-            let socket = listeners.pointer("/listener_statuses/0/local_address/socket_address");
-            Ok(socket.and_then(|socket| {
-                format!("{}:{}", socket.get("address")?.as_str()?, socket.get("port_value")?).parse().ok()
-            }))
+            Ok(listeners.pointer("/listener_statuses/0").and_then(socket_address))
         })
         .await
         .with_context(|| format!("Envoy's log:\n{}", process.last_lines()))?;
@@ -95,6 +126,28 @@ impl Envoy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener
+    }
+
+    /// Where requests go, by the listeners' names.
+    ///
+    /// # Errors
+    /// When Envoy does not answer.
+    pub async fn listeners(&self) -> anyhow::Result<BTreeMap<String, SocketAddr>> {
+        let listeners: Value = self.admin.json("/listeners?format=json").await?;
+        let statuses = listeners.pointer("/listener_statuses").and_then(Value::as_array);
+        Ok(statuses
+            .into_iter()
+            .flatten()
+            .filter_map(|status| Some((status.get("name")?.as_str()?.to_owned(), socket_address(status)?)))
+            .collect())
+    }
+
+    /// The processor time that its threads have used so far.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn thread_times(&self) -> anyhow::Result<ThreadTimes> {
+        ThreadTimes::of_process(self.process.id().context("Envoy has ended")?)
     }
 
     /// The admin port.
@@ -173,6 +226,12 @@ impl Envoy {
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         self.process.stop().await
     }
+}
+
+/// Of one of the admin port's listener statuses.
+fn socket_address(status: &Value) -> Option<SocketAddr> {
+    let socket = status.pointer("/local_address/socket_address")?;
+    format!("{}:{}", socket.get("address")?.as_str()?, socket.get("port_value")?).parse().ok()
 }
 
 fn read_address(path: &Path) -> Option<SocketAddr> {

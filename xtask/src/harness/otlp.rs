@@ -39,7 +39,15 @@ pub fn body(call: &Call) -> anyhow::Result<Bytes> {
 /// # Errors
 /// When its body is not an `ExportLogsServiceRequest`.
 pub fn log_records(call: &Call) -> anyhow::Result<Vec<LogRecord>> {
-    let request = ExportLogsServiceRequest::decode(body(call)?).context("not an ExportLogsServiceRequest")?;
+    records_in(body(call)?)
+}
+
+/// The log records of an encoded request, in their order.
+///
+/// # Errors
+/// When it is not an `ExportLogsServiceRequest`.
+pub fn records_in(request: Bytes) -> anyhow::Result<Vec<LogRecord>> {
+    let request = ExportLogsServiceRequest::decode(request).context("not an ExportLogsServiceRequest")?;
     let scopes = request.resource_logs.into_iter().flat_map(|resource| resource.scope_logs);
     Ok(scopes.flat_map(|scope| scope.log_records).collect())
 }

@@ -1,0 +1,255 @@
+//! `cargo xtask bench envoy`: the plugin beside Envoy's own loggers. Each variant is an Envoy of its own with one worker;
+//! all are up at once, on a processor that nothing else of this is on, and get short turns at a fixed rate, in another
+//! order in each round.
+//!
+//! What a variant has used is read at the end of each round, of all its threads, so that what it does between its turns
+//! counts: records are sent then. What it uses without any traffic is measured before, and taken off for the time that was
+//! not its turn. The difference to the same reading of the two variants without a logger is what logging costs.
+
+mod logger;
+mod plot;
+mod report;
+mod subject;
+mod variant;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
+use tokio::time::sleep;
+
+use crate::{
+    artefacts,
+    bench::{
+        envoy::{
+            logger::Answers,
+            report::{Measured, Report, Usage},
+            subject::{Reading, Subject},
+            variant::{BASELINES, Variant},
+        },
+        traffic,
+    },
+    fetch,
+    harness::{cpu::Split, h2load::H2load, upstream::Upstream},
+    need::{self, Need},
+    project::Project,
+};
+
+/// How to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// How often each variant gets a turn
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Requests per second
+    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=50000))]
+    rate: u32,
+    /// How long a turn is
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60000))]
+    turn_ms: u64,
+    /// How long all stand idle before, to see what they use without traffic
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
+    idle_seconds: u64,
+    /// How many of the rounds are repeated at half load, for latencies
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    latency_rounds: u32,
+    /// Let an application behind Envoy answer, instead of Envoy itself
+    #[arg(long)]
+    upstream: bool,
+    /// Only the variants with one of these in their names (and those without a logger)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Also write everything to a file, as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Also draw the costs
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+/// Measures, and prints the tables.
+///
+/// # Errors
+/// When something is missing or does not start, or records of a variant did not arrive, which makes all of it void.
+pub fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
+    need::tools(&[Need::Pip, Need::Setpriv, Need::Taskset, Need::H2load])?;
+    fetch::envoy(project, fetch::ENVOY_1_40)?;
+    artefacts::build_plugin(project)?;
+    artefacts::build_probes(project)?;
+    let split = Split::of_this_machine()?;
+    split.leave_measured()?;
+    let variants: Vec<Variant> = variant::all()
+        .into_iter()
+        .enumerate()
+        .filter(|(index, variant)| *index < BASELINES || options.wants(variant))
+        .map(|(_, variant)| variant)
+        .collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let measured = runtime.block_on(measure(project, options, &variants, &split))?;
+    let module_bytes = fs::metadata(project.plugin()).context("cannot read the plugin")?.len();
+    let report = Report::new(options, &measured, module_bytes)?;
+    print!("{}", report.to_markdown());
+    if let Some(file) = &options.json {
+        let json = serde_json::to_string_pretty(&report).context("cannot write JSON")?;
+        fs::write(file, json).with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
+    if let Some(file) = &options.svg {
+        fs::write(file, plot::svg(&report)?).with_context(|| format!("cannot write `{}`", file.display()))?;
+    }
+    Ok(())
+}
+
+impl Options {
+    fn wants(&self, variant: &Variant) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| variant.name.contains(part.as_str()))
+    }
+
+    fn turn(&self) -> Duration {
+        Duration::from_millis(self.turn_ms)
+    }
+}
+
+async fn measure(
+    project: &Project,
+    options: &Options,
+    variants: &[Variant],
+    split: &Split,
+) -> anyhow::Result<Measured> {
+    let upstream = Upstream::start().await?;
+    let answers = if options.upstream { Answers::Upstream(&upstream) } else { Answers::Directly };
+    let mut bench = Bench { subjects: Vec::new(), load: None, options, idle: Vec::new() };
+    for variant in variants {
+        eprintln!("starting {}", variant.name);
+        let subject = Subject::start(project, variant, answers, split).await;
+        bench.subjects.push(subject.with_context(|| variant.name.clone())?);
+    }
+    let folder = project.temporary_folder()?;
+    bench.load = Some(traffic::generator(folder.path())?);
+
+    bench.round(0, options.rate).await?;
+    bench.settle().await?;
+    bench.watch_idle().await?;
+    let (rounds, whole) = bench.rounds().await?;
+    let latencies = bench.latencies(folder.path(), report::half_load(&rounds)).await?;
+    bench.settle().await?;
+    for subject in &bench.subjects {
+        subject.audit().await?;
+    }
+    let resident_bytes: Vec<u64> =
+        bench.subjects.iter().map(Subject::resident_bytes).collect::<Result<_, _>>()?;
+    let arrived = bench.subjects.iter().map(Subject::arrived).collect();
+    for subject in bench.subjects {
+        subject.stop().await?;
+    }
+    let variants = variants.to_vec();
+    Ok(Measured { variants, rounds, whole, latencies, resident_bytes, arrived })
+}
+
+/// All Envoys, up at once.
+struct Bench<'o> {
+    subjects: Vec<Subject>,
+    load: Option<H2load>,
+    options: &'o Options,
+    /// By variant: what it uses without traffic, per second.
+    idle: Vec<Usage>,
+}
+
+impl Bench<'_> {
+    /// Each variant has a turn.
+    async fn round(&mut self, round: u32, rate: u32) -> anyhow::Result<()> {
+        let load = self.load.as_ref().context("there is no load generator")?;
+        for index in traffic::order(self.subjects.len(), round.into()) {
+            if let Some(subject) = self.subjects.get_mut(index) {
+                subject
+                    .turn(load, rate, self.options.turn(), None)
+                    .await
+                    .with_context(|| subject.variant.name.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&self) -> anyhow::Result<()> {
+        try_join_all(self.subjects.iter().map(Subject::settle)).await?;
+        Ok(())
+    }
+
+    fn read(&self) -> anyhow::Result<Vec<Reading>> {
+        self.subjects.iter().map(Subject::read).collect()
+    }
+
+    async fn watch_idle(&mut self) -> anyhow::Result<()> {
+        eprintln!("idle for {} s", self.options.idle_seconds);
+        let before = self.read()?;
+        sleep(Duration::from_secs(self.options.idle_seconds)).await;
+        let after = self.read()?;
+        self.idle = before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| {
+                Usage::from(after.used - before.used).scaled(1.0 / (after.at - before.at).as_secs_f64())
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// By round and variant, and of all rounds with what was sent after the last one by variant: microseconds per request.
+    async fn rounds(&mut self) -> anyhow::Result<(Vec<Vec<Usage>>, Vec<Usage>)> {
+        let begin = self.read()?;
+        let mut before = begin.clone();
+        let mut rounds = Vec::new();
+        for round in 1..=self.options.rounds {
+            eprint!("\rround {round} of {}", self.options.rounds);
+            self.round(round, self.options.rate).await?;
+            let after = self.read()?;
+            rounds.push(self.per_request(&before, &after, 1));
+            before = after;
+        }
+        eprintln!();
+        self.settle().await?;
+        let whole = self.per_request(&begin, &self.read()?, self.options.rounds);
+        Ok((rounds, whole))
+    }
+
+    /// What was used between two readings with so many turns in between, without what is used without traffic.
+    fn per_request(&self, before: &[Reading], after: &[Reading], turns: u32) -> Vec<Usage> {
+        let turn = self.options.turn() * turns;
+        let requests = f64::from(self.options.rate) * turn.as_secs_f64();
+        let between = before.iter().zip(after).zip(&self.idle);
+        between
+            .map(|((before, after), idle)| {
+                let without_traffic = (after.at - before.at).saturating_sub(turn).as_secs_f64();
+                let used = Usage::from(after.used - before.used);
+                used.less(idle.scaled(without_traffic)).scaled(1.0 / requests)
+            })
+            .collect()
+    }
+
+    /// By round and variant: the durations of its requests, sorted, in microseconds.
+    async fn latencies(&mut self, folder: &std::path::Path, rate: u32) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
+        let load = self.load.as_ref().context("there is no load generator")?;
+        let file = folder.join("latencies");
+        let mut rounds = Vec::new();
+        for round in 0..self.options.latency_rounds {
+            eprint!("\rround {} of {} at {rate}/s", round + 1, self.options.latency_rounds);
+            let mut of_round = vec![Vec::new(); self.subjects.len()];
+            for index in traffic::order(self.subjects.len(), round.into()) {
+                let (Some(subject), Some(place)) = (self.subjects.get_mut(index), of_round.get_mut(index))
+                else {
+                    continue;
+                };
+                let turn = subject.turn(load, rate, self.options.turn(), Some(&file)).await?;
+                *place = turn.latencies_us.into_iter().map(|micros| micros as f64).collect();
+                place.sort_by(f64::total_cmp);
+                ensure!(!place.is_empty(), "h2load has told no latencies");
+            }
+            rounds.push(of_round);
+        }
+        eprintln!();
+        Ok(rounds)
+    }
+}

@@ -1,0 +1,331 @@
+//! What a run tells: a row for each variant, as tables and as JSON.
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::{
+    Options,
+    variant::{BASELINES, REFERENCE, Variant},
+};
+use crate::{
+    bench::{
+        statistics::{Summary, quantile},
+        table,
+    },
+    harness::{cpu::ThreadTimes, sink::Arrived},
+};
+
+/// The load generator has the other processor; beyond this it might be what is measured.
+const MAX_LATENCY_RATE: f64 = 8000.0;
+
+/// Microseconds of processor time, by kind of thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Usage {
+    pub(super) workers: f64,
+    pub(super) main: f64,
+    pub(super) others: f64,
+}
+
+impl From<ThreadTimes> for Usage {
+    fn from(nanoseconds: ThreadTimes) -> Self {
+        let micros = |nanoseconds: u64| nanoseconds as f64 / 1000.0;
+        Self {
+            workers: micros(nanoseconds.workers),
+            main: micros(nanoseconds.main),
+            others: micros(nanoseconds.others),
+        }
+    }
+}
+
+impl Usage {
+    pub(super) fn scaled(self, by: f64) -> Self {
+        Self { workers: self.workers * by, main: self.main * by, others: self.others * by }
+    }
+
+    pub(super) fn less(self, other: Self) -> Self {
+        Self {
+            workers: self.workers - other.workers,
+            main: self.main - other.main,
+            others: self.others - other.others,
+        }
+    }
+
+    fn total(self) -> f64 {
+        self.workers + self.main + self.others
+    }
+}
+
+/// All that was measured; everything by variant is in the order of `variants`.
+#[derive(Debug)]
+pub(super) struct Measured {
+    pub(super) variants: Vec<Variant>,
+    /// By round and variant: microseconds per request.
+    pub(super) rounds: Vec<Vec<Usage>>,
+    /// By variant: of all rounds at once, with what came after the last.
+    pub(super) whole: Vec<Usage>,
+    /// By round and variant: sorted.
+    pub(super) latencies: Vec<Vec<Vec<f64>>>,
+    pub(super) resident_bytes: Vec<u64>,
+    pub(super) arrived: Vec<Arrived>,
+}
+
+/// One variant. Costs are per request, over no logger.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    pub(super) variant: String,
+    pub(super) delta_us: Summary,
+    pub(super) workers_us: Summary,
+    pub(super) main_us: Summary,
+    pub(super) others_us: Summary,
+    /// Of all rounds at once.
+    pub(super) whole_us: f64,
+    /// To Envoy's OTLP logger over gRPC.
+    pub(super) ratio: Option<f64>,
+    /// offpath's, to the module that makes the same host calls and drops what they return.
+    pub(super) to_capture: Option<f64>,
+    pub(super) p50_added_us: Option<Summary>,
+    pub(super) p99_added_us: Option<Summary>,
+    pub(super) resident_added_mib: f64,
+    pub(super) records: u64,
+    pub(super) calls: u64,
+    pub(super) record_bytes: Option<f64>,
+    pub(super) record_gzip_bytes: Option<f64>,
+}
+
+/// A whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) rounds: u32,
+    pub(super) requests_per_turn: u64,
+    pub(super) requests_per_second: u32,
+    pub(super) answered_by: &'static str,
+    pub(super) latency_requests_per_second: u32,
+    /// Without a logger.
+    pub(super) baseline_us: Summary,
+    /// Without a logger, less the same: what is no difference.
+    pub(super) noise_us: Summary,
+    pub(super) p50_noise_us: Option<Summary>,
+    pub(super) p99_noise_us: Option<Summary>,
+    pub(super) baseline_resident_mib: f64,
+    pub(super) module_bytes: u64,
+    pub(super) rows: Vec<Row>,
+}
+
+/// Requests per second at which a worker without a logger is busy half of the time.
+pub(super) fn half_load(rounds: &[Vec<Usage>]) -> u32 {
+    let busy = Summary::of(rounds.iter().filter_map(|round| Some(round.first()?.workers)));
+    let rate = busy.map_or(MAX_LATENCY_RATE, |busy| (0.5e6 / busy.median.max(1.0)).min(MAX_LATENCY_RATE));
+    (rate / 100.0) as u32 * 100
+}
+
+/// A value of a round's variant less the mean of the variants without a logger.
+fn over_baseline<T>(round: &[T], index: usize, value: impl Fn(&T) -> Option<f64>) -> Option<f64> {
+    let baseline: Vec<f64> = round.get(..BASELINES)?.iter().map(&value).collect::<Option<_>>()?;
+    Some(value(round.get(index)?)? - baseline.iter().sum::<f64>() / baseline.len() as f64)
+}
+
+fn noise<T>(rounds: &[Vec<T>], value: impl Fn(&T) -> Option<f64>) -> Option<Summary> {
+    Summary::of(rounds.iter().filter_map(|round| Some(value(round.get(1)?)? - value(round.first()?)?)))
+}
+
+impl Report {
+    pub(super) fn new(options: &Options, measured: &Measured, module_bytes: u64) -> anyhow::Result<Self> {
+        let mut rows = Vec::new();
+        for index in BASELINES..measured.variants.len() {
+            rows.push(Row::new(measured, index).context("nothing was measured")?);
+        }
+        let median = |rows: &[Row], name: &str| {
+            rows.iter().find(|row| row.variant == name).map(|row| row.delta_us.median)
+        };
+        let reference = median(&rows, REFERENCE);
+        for index in 0..rows.len() {
+            let capture = rows.get(index).and_then(|row| {
+                let (load, what) = row.variant.split_once(": offpath, ")?;
+                median(&rows, &format!("{load}: capture only, {what}"))
+            });
+            if let Some(row) = rows.get_mut(index) {
+                row.ratio = reference.map(|reference| row.delta_us.median / reference);
+                row.to_capture = capture.map(|capture| row.delta_us.median / capture);
+            }
+        }
+        let total = |usage: &Usage| Some(usage.total());
+        let at = |part: f64| move |sorted: &Vec<f64>| quantile(sorted, part);
+        Ok(Self {
+            rounds: options.rounds,
+            requests_per_turn: u64::from(options.rate) * options.turn_ms / 1000,
+            requests_per_second: options.rate,
+            answered_by: if options.upstream { "an application behind it" } else { "Envoy itself" },
+            latency_requests_per_second: half_load(&measured.rounds),
+            baseline_us: Summary::of(measured.rounds.iter().filter_map(|round| total(round.first()?)))
+                .context("nothing was measured")?,
+            noise_us: noise(&measured.rounds, total).context("nothing was measured")?,
+            p50_noise_us: noise(&measured.latencies, at(0.5)),
+            p99_noise_us: noise(&measured.latencies, at(0.99)),
+            baseline_resident_mib: measured.resident_bytes.first().map_or(0.0, |bytes| mebibytes(*bytes)),
+            module_bytes,
+            rows,
+        })
+    }
+
+    /// What was measured in words, then the two tables.
+    pub(super) fn to_markdown(&self) -> String {
+        let cost = table::render(
+            &[
+                "variant",
+                "Δ µs",
+                "middle half",
+                "worker",
+                "main",
+                "others",
+                "all at once",
+                "÷ OTLP gRPC",
+                "÷ capture",
+            ],
+            self.rows.iter().map(Row::cost_cells),
+        );
+        let rest = table::render(
+            &["variant", "p50 +µs", "p99 +µs", "RSS +MiB", "records", "calls", "bytes/record", "gzip"],
+            self.rows.iter().map(Row::other_cells),
+        );
+        let noise = |summary: &Option<Summary>| {
+            summary.map_or_else(|| "-".to_owned(), |noise| format!("{:.0}", noise.median))
+        };
+        format!(
+            "{} rounds of {} requests at {}/s, answered by {}. Without a logger Envoy takes {:.1} µs per request; the difference \
+             between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s; between two Envoys \
+             without a logger p50 differs by {} µs, p99 by {} µs. Envoy without a logger occupies {:.0} MiB; the module has {} \
+             bytes. Calls go uncompressed; gzip is what they would be at level 1.\n\n{rest}",
+            self.rounds,
+            self.requests_per_turn,
+            self.requests_per_second,
+            self.answered_by,
+            self.baseline_us.median,
+            self.noise_us.median,
+            self.noise_us.first_quartile,
+            self.noise_us.third_quartile,
+            self.latency_requests_per_second,
+            noise(&self.p50_noise_us),
+            noise(&self.p99_noise_us),
+            self.baseline_resident_mib,
+            self.module_bytes,
+        )
+    }
+}
+
+impl Row {
+    /// `None` when there are no rounds.
+    fn new(measured: &Measured, index: usize) -> Option<Self> {
+        let cost = |part: fn(&Usage) -> f64| {
+            let rounds = measured.rounds.iter();
+            Summary::of(rounds.filter_map(|round| over_baseline(round, index, |usage| Some(part(usage)))))
+        };
+        let latency =
+            |part: f64| {
+                let rounds = measured.latencies.iter();
+                Summary::of(rounds.filter_map(|round| {
+                    over_baseline(round, index, |sorted: &Vec<f64>| quantile(sorted, part))
+                }))
+            };
+        let arrived = measured.arrived.get(index)?;
+        let resident = |bytes: &u64| Some(mebibytes(*bytes));
+        let (record_bytes, record_gzip_bytes) = bytes_per_record(arrived).unzip();
+        Some(Self {
+            variant: measured.variants.get(index)?.name.clone(),
+            delta_us: cost(|usage| usage.total())?,
+            workers_us: cost(|usage| usage.workers)?,
+            main_us: cost(|usage| usage.main)?,
+            others_us: cost(|usage| usage.others)?,
+            whole_us: over_baseline(&measured.whole, index, |usage| Some(usage.total()))?,
+            ratio: None,
+            to_capture: None,
+            p50_added_us: latency(0.5),
+            p99_added_us: latency(0.99),
+            resident_added_mib: over_baseline(&measured.resident_bytes, index, resident)?,
+            records: arrived.records,
+            calls: arrived.calls,
+            record_bytes,
+            record_gzip_bytes,
+        })
+    }
+
+    fn cost_cells(&self) -> Vec<String> {
+        let ratio = |ratio: Option<f64>| ratio.map(table::number).unwrap_or_default();
+        let Summary { first_quartile, median, third_quartile } = self.delta_us;
+        vec![
+            self.variant.clone(),
+            table::number(median),
+            format!("{first_quartile:.2} to {third_quartile:.2}"),
+            table::number(self.workers_us.median),
+            table::number(self.main_us.median),
+            table::number(self.others_us.median),
+            table::number(self.whole_us),
+            ratio(self.ratio),
+            ratio(self.to_capture),
+        ]
+    }
+
+    fn other_cells(&self) -> Vec<String> {
+        let whole = |value: f64| format!("{value:.0}");
+        let latency = |summary: Option<Summary>| summary.map(|added| whole(added.median)).unwrap_or_default();
+        let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
+        vec![
+            self.variant.clone(),
+            latency(self.p50_added_us),
+            latency(self.p99_added_us),
+            table::number(self.resident_added_mib),
+            count(self.records),
+            count(self.calls),
+            self.record_bytes.map(whole).unwrap_or_default(),
+            self.record_gzip_bytes.map(whole).unwrap_or_default(),
+        ]
+    }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Of the calls that were kept, as they came and after gzip at its fastest.
+fn bytes_per_record(arrived: &Arrived) -> Option<(f64, f64)> {
+    let records: u64 = arrived.samples.iter().map(|sample| sample.records).sum();
+    let plain: usize = arrived.samples.iter().map(|sample| sample.body.len()).sum();
+    let gzip: Option<usize> = arrived.samples.iter().map(|sample| gzip_len(&sample.body)).sum();
+    (records > 0).then(|| (plain as f64 / records as f64, gzip.unwrap_or(0) as f64 / records as f64))
+}
+
+fn gzip_len(bytes: &[u8]) -> Option<usize> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).ok()?;
+    Some(encoder.finish().ok()?.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(workers: f64) -> Usage {
+        Usage { workers, main: 1.0, others: 0.0 }
+    }
+
+    #[test]
+    fn half_load_keeps_a_worker_busy_half_of_the_time() {
+        assert_eq!(half_load(&[vec![usage(100.0)]]), 5000);
+        assert_eq!(half_load(&[vec![usage(10.0)]]), 8000);
+    }
+
+    #[test]
+    fn a_difference_is_to_the_mean_of_the_variants_without_a_logger() {
+        let round = [usage(10.0), usage(20.0), usage(35.0)];
+        assert_eq!(over_baseline(&round, 2, |usage| Some(usage.workers)), Some(20.0));
+        assert_eq!(noise(&[round.to_vec()], |usage| Some(usage.workers)).unwrap().median, 10.0);
+    }
+
+    #[test]
+    fn what_is_used_without_traffic_is_taken_off_by_kind() {
+        let net = usage(30.0).less(usage(10.0).scaled(2.0));
+        assert_eq!(net, Usage { workers: 10.0, main: -1.0, others: 0.0 });
+        assert_eq!(net.total(), 9.0);
+    }
+}

@@ -1,0 +1,303 @@
+//! A receiver that takes everything and only counts: OTLP over HTTP and over gRPC, and Envoy's gRPC access log service, on
+//! one port. It says how many records have come, in how many bytes, and keeps a few calls as samples.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode,
+    body::{Body as _, Frame, Incoming},
+    header::{self, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use prost::Message;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::harness::{otlp, receiver::Call};
+
+/// How many calls are kept.
+const MAX_SAMPLES: usize = 64;
+
+/// A frame's head: whether it is compressed, and its length.
+const GRPC_HEAD_BYTES: usize = 5;
+
+/// A running sink; it ends when the handle is dropped.
+#[derive(Debug)]
+pub struct Sink {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    arrived: Arc<Mutex<Arrived>>,
+}
+
+/// What has arrived so far.
+#[derive(Clone, Debug, Default)]
+pub struct Arrived {
+    /// Log records, or access log entries.
+    pub records: u64,
+    /// Calls with log records, or messages of a stream with access log entries.
+    pub calls: u64,
+    /// The bodies of those.
+    pub body_bytes: u64,
+    /// Some of those.
+    pub samples: Vec<Sample>,
+    /// Calls with metrics.
+    pub metric_calls: u64,
+    /// The bodies of those.
+    pub metric_body_bytes: u64,
+    /// By sender: the newest histogram points' time and the sum of their counts.
+    measured: BTreeMap<String, (u64, u64)>,
+    /// What could not be read.
+    pub malformed: Vec<String>,
+}
+
+/// A call as it came.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// How many records are in it.
+    pub records: u64,
+    /// Its body, without a frame's head.
+    pub body: Bytes,
+}
+
+impl Arrived {
+    /// How many requests are in the newest histograms of all senders.
+    #[must_use]
+    pub fn measured(&self) -> u64 {
+        self.measured.values().map(|(_, requests)| requests).sum()
+    }
+
+    fn add_records(&mut self, records: usize, body: Bytes) {
+        self.records += records as u64;
+        self.calls += 1;
+        self.body_bytes += body.len() as u64;
+        if self.samples.len() < MAX_SAMPLES {
+            self.samples.push(Sample { records: records as u64, body });
+        }
+    }
+
+    /// Cumulative points: the newest of a sender hold all before.
+    fn add_metrics(&mut self, call: &Call) -> anyhow::Result<()> {
+        self.metric_calls += 1;
+        self.metric_body_bytes += call.body.len() as u64;
+        let mut of_call: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        for (sender, point) in otlp::histogram_points(call, "http.server.request.duration")? {
+            let entry = of_call.entry(sender).or_default();
+            *entry = (point.time_unix_nano, entry.1 + point.count);
+        }
+        for (sender, points) in of_call {
+            let newest = self.measured.entry(sender).or_default();
+            *newest = (*newest).max(points);
+        }
+        Ok(())
+    }
+}
+
+/// Of Envoy's `service/accesslog/v3/als.proto`, what it takes to count.
+#[derive(Clone, PartialEq, Message)]
+struct StreamAccessLogsMessage {
+    #[prost(message, optional, tag = "2")]
+    http_logs: Option<HttpAccessLogEntries>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct HttpAccessLogEntries {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    log_entry: Vec<Bytes>,
+}
+
+impl Sink {
+    /// Starts it, in this process.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn start() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
+        let address = listener.local_addr().context("cannot see where it listens")?;
+        let arrived = Arc::new(Mutex::new(Arrived::default()));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&arrived)));
+        Ok(Self { address, accepting, arrived })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What has arrived so far.
+    #[must_use]
+    pub fn arrived(&self) -> Arrived {
+        with(&self.arrived, |arrived| arrived.clone())
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+fn with<T>(arrived: &Mutex<Arrived>, act: impl FnOnce(&mut Arrived) -> T) -> T {
+    act(&mut arrived.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+async fn accept(listener: TcpListener, arrived: Arc<Mutex<Arrived>>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&arrived)))),
+                Err(_) => return,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// A connection's failure is the peer's business, which sees it.
+async fn serve(stream: TcpStream, arrived: Arc<Mutex<Arrived>>) {
+    let answer = service_fn(move |request| {
+        let arrived = Arc::clone(&arrived);
+        async move { Ok::<_, Infallible>(take(&arrived, request).await) }
+    });
+    let served =
+        auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+    drop(served);
+}
+
+type Answer = Response<BoxBody<Bytes, Infallible>>;
+
+async fn take(arrived: &Mutex<Arrived>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().to_owned();
+    let taken = match path.as_str() {
+        "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => {
+            take_frames(arrived, request, add_otlp_frame).await
+        }
+        "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs" => {
+            take_frames(arrived, request, add_access_log_frame).await
+        }
+        _ => return take_http(arrived, request).await,
+    };
+    note(arrived, &path, taken);
+    grpc_ok()
+}
+
+fn note(arrived: &Mutex<Arrived>, path: &str, taken: anyhow::Result<()>) {
+    if let Err(error) = taken {
+        with(arrived, |arrived| arrived.malformed.push(format!("{path}: {error:#}")));
+    }
+}
+
+async fn take_http(arrived: &Mutex<Arrived>, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path().to_owned();
+    let taken = async {
+        let body = body.collect().await.context("the call broke off")?.to_bytes();
+        let call = Call { path: path.clone(), headers: head.headers, body, answer: None, refused: 0 };
+        if path.ends_with("/v1/metrics") {
+            return with(arrived, |arrived| arrived.add_metrics(&call));
+        }
+        let records = otlp::log_records(&call)?.len();
+        with(arrived, |arrived| arrived.add_records(records, call.body));
+        Ok(())
+    };
+    note(arrived, &path, taken.await);
+    let mut response = Response::new(Full::new(Bytes::from(otlp::response(0))).boxed());
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    response
+}
+
+/// Reads a call's frames one by one, as they come: a stream of access logs has no end.
+async fn take_frames(
+    arrived: &Mutex<Arrived>,
+    request: Request<Incoming>,
+    add: fn(&mut Arrived, Bytes) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut body = request.into_body();
+    let mut pending = BytesMut::new();
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
+        if let Ok(data) = frame.context("the call broke off")?.into_data() {
+            pending.extend_from_slice(&data);
+        }
+        while let Some(message) = next_message(&mut pending) {
+            with(arrived, |arrived| add(arrived, message))?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a whole message off `pending`, if there is one.
+fn next_message(pending: &mut BytesMut) -> Option<Bytes> {
+    let length = pending.get(1..GRPC_HEAD_BYTES)?;
+    let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+    if pending.len() < GRPC_HEAD_BYTES + length {
+        return None;
+    }
+    pending.advance(GRPC_HEAD_BYTES);
+    Some(pending.split_to(length).freeze())
+}
+
+fn add_otlp_frame(arrived: &mut Arrived, message: Bytes) -> anyhow::Result<()> {
+    let records = otlp::records_in(message.clone())?.len();
+    arrived.add_records(records, message);
+    Ok(())
+}
+
+fn add_access_log_frame(arrived: &mut Arrived, message: Bytes) -> anyhow::Result<()> {
+    let logs = StreamAccessLogsMessage::decode(message.clone()).context("not a StreamAccessLogsMessage")?;
+    arrived.add_records(logs.http_logs.map_or(0, |logs| logs.log_entry.len()), message);
+    Ok(())
+}
+
+/// An empty message, and the status after it.
+fn grpc_ok() -> Answer {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let empty = Frame::data(Bytes::from_static(&[0; GRPC_HEAD_BYTES]));
+    let frames = stream::iter([Ok(empty), Ok(Frame::trailers(trailers))]);
+    let mut response = Response::new(BoxBody::new(StreamBody::new(frames)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_taken_when_it_is_whole() {
+        let mut pending = BytesMut::from(&b"\0\0\0\0\x02ab\0\0\0\0\x03c"[..]);
+        assert_eq!(next_message(&mut pending).unwrap(), "ab");
+        assert_eq!(next_message(&mut pending), None);
+        pending.extend_from_slice(b"de");
+        assert_eq!(next_message(&mut pending).unwrap(), "cde");
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn access_log_entries_are_counted_without_being_read() {
+        let entries = HttpAccessLogEntries { log_entry: vec![Bytes::from_static(b"\xff"), Bytes::new()] };
+        let message = StreamAccessLogsMessage { http_logs: Some(entries) }.encode_to_vec();
+        let mut arrived = Arrived::default();
+        add_access_log_frame(&mut arrived, message.into()).unwrap();
+        assert_eq!((arrived.records, arrived.calls), (2, 1));
+    }
+}
