@@ -50,7 +50,6 @@ fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", artefacts::describe(&project)?);
             Ok(())
         }
-        Command::Bench(bench) => bench::run(&project, &bench),
         Command::Demo(options) => demo::run(&project, options),
         Command::Faults(options) => faults::run(&project, &options),
         Command::Soak(options) => soak::run(&project, options),
