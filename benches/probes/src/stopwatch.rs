@@ -71,7 +71,7 @@ mod tests {
             assert_eq!(stopwatch.note(1_000_000), None);
         }
         let lines: Vec<String> = (0..INTERVAL).filter_map(|n| stopwatch.note(n * 10)).collect();
-        assert_eq!(lines, ["stopwatch x 500 1250 2490 3730"]);
+        assert_eq!(lines, ["stopwatch x 500 1250 2490 3750"]);
     }
 
     #[test]

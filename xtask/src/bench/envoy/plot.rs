@@ -42,7 +42,8 @@ fn draw(report: &Report, text: &mut String) -> Result<(), Box<dyn std::error::Er
     let name = |place: &SegmentValue<u32>| match place {
         SegmentValue::CenterOf(place) => {
             let row = rows.checked_sub(place + 1).and_then(|index| report.rows.get(index as usize));
-            row.map(|row| row.variant.clone()).unwrap_or_default()
+            // Without a mark between them, the text would touch the axis.
+            row.map(|row| format!("{}\u{a0}\u{a0}", row.variant)).unwrap_or_default()
         }
         _ => String::new(),
     };

@@ -142,8 +142,8 @@ impl Report {
         let reference = median(&rows, REFERENCE);
         for index in 0..rows.len() {
             let capture = rows.get(index).and_then(|row| {
-                let (load, what) = row.variant.split_once(": offpath, ")?;
-                median(&rows, &format!("{load}: capture only, {what}"))
+                let (load, what) = row.variant.split_once(": offpath ")?;
+                median(&rows, &format!("{load}: capture only {what}"))
             });
             if let Some(row) = rows.get_mut(index) {
                 row.ratio = reference.map(|reference| row.delta_us.median / reference);

@@ -6,7 +6,7 @@ use crate::harness::bootstrap::Mode;
 /// One Envoy of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Variant {
-    /// For people; no two are the same.
+    /// For people; no two are the same, and a comma is what `--only` has between them.
     pub(super) name: String,
     /// Who logs in it.
     pub(super) logger: Logger,
@@ -16,16 +16,16 @@ pub(super) struct Variant {
 pub(super) const BASELINES: usize = 2;
 
 /// What the targets are ratios to.
-pub(super) const REFERENCE: &str = "native OTLP, gRPC";
+pub(super) const REFERENCE: &str = "native OTLP over gRPC";
 
 /// All of them.
 pub(super) fn all() -> Vec<Variant> {
     let mut all: Vec<Variant> = [
         ("no logger", Logger::Nobody),
-        ("no logger, again", Logger::Nobody),
-        ("native file, JSON", Logger::File),
+        ("no logger again", Logger::Nobody),
+        ("native file JSON", Logger::File),
         (REFERENCE, Logger::OtlpGrpc),
-        ("native OTLP, HTTP", Logger::OtlpHttp),
+        ("native OTLP over HTTP", Logger::OtlpHttp),
         ("native gRPC access log service", Logger::AccessLogService),
     ]
     .map(|(name, logger)| Variant { name: name.to_owned(), logger })
@@ -39,8 +39,8 @@ pub(super) fn all() -> Vec<Variant> {
                 Kept::All => "all logs",
             };
             let (capture, offpath) = (Logger::Capture(mode, kept), Logger::Offpath(mode, kept));
-            all.push(Variant { name: format!("{load}: capture only, {what}"), logger: capture });
-            all.push(Variant { name: format!("{load}: offpath, {what}"), logger: offpath });
+            all.push(Variant { name: format!("{load}: capture only {what}"), logger: capture });
+            all.push(Variant { name: format!("{load}: offpath {what}"), logger: offpath });
         }
     }
     all
@@ -59,5 +59,6 @@ mod tests {
         assert_eq!(all.iter().filter(|variant| variant.logger == Logger::Nobody).count(), BASELINES);
         assert_eq!(all.iter().map(|variant| &variant.name).collect::<HashSet<_>>().len(), all.len());
         assert!(all.iter().any(|variant| variant.name == REFERENCE));
+        assert!(all.iter().all(|variant| !variant.name.contains(',')));
     }
 }

@@ -33,6 +33,27 @@ pub(super) const FIELDS: &[&str] = &[
     "xds.virtual_host_name",
 ];
 
+/// What histograms need and headers do not tell, without what can be had otherwise: the start is the end less the duration,
+/// only gRPC has a gRPC status, a listener keeps its direction.
+pub(super) const LEAN_METRICS: &[&str] =
+    &["request.duration", "request.protocol", "response.code", "response.flags", "request.url_path"];
+
+/// What records need, likewise.
+pub(super) const LEAN_RECORD: &[&str] = &[
+    "request.duration",
+    "request.protocol",
+    "response.code",
+    "response.flags",
+    "request.url_path",
+    "request.total_size",
+    "response.code_details",
+    "response.total_size",
+    "response.size",
+    "source.address",
+    "destination.address",
+    "xds.route_name",
+];
+
 /// Whether the request's headers tell it as well.
 #[must_use]
 pub(super) fn is_in_headers(name: &str) -> bool {

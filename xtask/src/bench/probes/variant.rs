@@ -1,6 +1,6 @@
 //! The probes: what each makes the module do. The module's steps are in `benches/probes/src/script.rs`.
 
-use super::fields::{FIELDS, guarded, is_in_headers, list, plain};
+use super::fields::{FIELDS, LEAN_METRICS, LEAN_RECORD, guarded, is_in_headers, list, plain};
 
 /// Which build of the module, and how Envoy loads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +198,25 @@ fn mixtures() -> Vec<Probe> {
         (
             "all headers, then 2 properties",
             format!("{both}\nproperty request.duration\nproperty response.flags"),
+        ),
+        (
+            "all headers, then 4 properties",
+            format!(
+                "{both}\nproperty request.duration\nproperty response.flags\nproperty request.protocol\n\
+                 property request.url_path"
+            ),
+        ),
+        (
+            "request headers, then CEL, 5 that histograms cannot do without",
+            format!("headers\n{}", cel(&list(LEAN_METRICS, plain))),
+        ),
+        (
+            "request headers, then CEL, 12 that records cannot do without",
+            format!("headers\n{}", cel(&list(LEAN_RECORD, plain))),
+        ),
+        (
+            "CEL, method and 5 that histograms cannot do without",
+            cel(&list(&[&["request.method"], LEAN_METRICS].concat(), plain)),
         ),
         (
             "all headers, then CEL, 4 fields",
