@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn capture_asks_what_the_plugin_asks() {
         let config = Config::parse(br#"{"collector":{"cluster":"c"}}"#).unwrap();
-        let script = capture(&config);
+        let script = capture(&config, Kept::All);
         assert!(script.starts_with("cel ["), "{script}");
         assert!(script.contains("request.duration"), "{script}");
     }
