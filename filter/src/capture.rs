@@ -117,42 +117,62 @@ impl Values {
         if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
     }
 
-    /// Reads pairs of names and values. An empty answer is an empty map.
+    /// Reads pairs of names and values. An empty answer is an empty map. A header may come several times: then its values
+    /// are joined by commas, as CEL joins them, or the first one counts.
     fn read_headers(&mut self, wanted: &[WantedHeader]) -> Result<(), Malformed> {
         // Nothing begins at 0, where the count is.
-        self.spans.resize(wanted.len(), (0, 0));
+        const MISSING: (u32, u32) = (0, 0);
+        self.spans.resize(wanted.len(), MISSING);
         if self.bytes.is_empty() {
             return Ok(());
         }
         let count = self.count()?;
-        let map_len = self.bytes.len();
         let mut at = first_half_at(count)?;
+        let mut repeated = 0u128;
         for index in 0..count {
             let pair = self.pair(index, at)?;
             for (place, wanted) in wanted.iter().enumerate() {
-                if self.bytes_in(pair.first) == wanted.name {
-                    self.add_header(place, pair.second, wanted.is_joined);
+                if self.bytes_in(pair.first) == wanted.name
+                    && let Some(span) = self.spans.get_mut(place)
+                {
+                    match *span {
+                        MISSING => *span = pair.second,
+                        _ => repeated |= 1 << place,
+                    }
                 }
             }
             at = pair.end;
         }
-        if at == map_len { Ok(()) } else { Err(Malformed) }
+        if at != self.bytes.len() {
+            return Err(Malformed);
+        }
+        // Each joined once: however often a client repeats a header, no more is added than the map has.
+        for (place, wanted) in wanted.iter().enumerate() {
+            if wanted.is_joined && repeated >> place & 1 == 1 {
+                let joined = self.join(&wanted.name, count)?;
+                if let Some(span) = self.spans.get_mut(place) {
+                    *span = joined;
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// A header may come several times: then its values are joined by a comma, as CEL joins them, or the first one counts.
-    fn add_header(&mut self, place: usize, value: (u32, u32), is_joined: bool) {
-        let known = self.spans.get(place).copied().unwrap_or_default();
-        let span = match known {
-            (0, 0) => value,
-            _ if is_joined => {
-                let joined = [self.bytes_in(known), self.bytes_in(value)].join(&b","[..]);
-                self.append(&joined)
+    /// Appends all values of a header, with commas between them.
+    fn join(&mut self, name: &[u8], count: usize) -> Result<(u32, u32), Malformed> {
+        let mut joined = Vec::new();
+        let mut at = first_half_at(count)?;
+        let mut separator: &[u8] = b"";
+        for index in 0..count {
+            let pair = self.pair(index, at)?;
+            if self.bytes_in(pair.first) == name {
+                joined.extend_from_slice(separator);
+                joined.extend_from_slice(self.bytes_in(pair.second));
+                separator = b",";
             }
-            _ => known,
-        };
-        if let Some(place) = self.spans.get_mut(place) {
-            *place = span;
+            at = pair.end;
         }
+        Ok(self.append(&joined))
     }
 
     fn push(&mut self, value: &[u8]) {
@@ -317,6 +337,18 @@ mod tests {
             assert_eq!(captured.take_headers(map[..cut].to_vec(), &names), Err(Malformed), "cut at {cut}");
             assert_eq!(captured.slot(0), b"");
         }
+    }
+
+    #[test]
+    fn repeated_headers_take_no_more_room_than_the_map() {
+        let value = [b'v'; 300];
+        let pairs: Vec<(&[u8], &[u8])> =
+            (0..100).map(|n| (if n % 2 == 0 { &b"x-a"[..] } else { b"x-b" }, &value[..])).collect();
+        let map = headers(&pairs);
+        let mut captured = Captured::default();
+        captured.take_headers(map.clone(), &[wanted("x-a", true), wanted("x-b", true)]).unwrap();
+        assert_eq!((captured.slot(0).len(), captured.slot(1).len()), (50 * 301 - 1, 50 * 301 - 1));
+        assert!(captured.parts[0].bytes.len() <= 2 * map.len());
     }
 
     proptest! {

@@ -177,7 +177,7 @@ fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
 }
 
 /// `application/grpc`, alone or with a suffix (gRPC over HTTP/2, "Requests").
-fn is_grpc(content_type: &[u8]) -> bool {
+pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
     match content_type.strip_prefix(b"application/grpc") {
         Some(rest) => matches!(rest.first(), None | Some(b'+' | b';' | b' ')),
         None => false,

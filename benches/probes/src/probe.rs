@@ -14,6 +14,7 @@ const UNEXPECTED: &str = "probe_unexpected";
 enum Ready {
     Property(Vec<u8>),
     Absent(Vec<u8>),
+    Ask(Vec<u8>),
     #[cfg(feature = "sdk")]
     SdkProperty(Vec<String>),
     Headers,
@@ -76,6 +77,7 @@ fn ready(index: usize, step: Step) -> Result<Ready, String> {
     Ok(match step {
         Step::Property(path) => Ready::Property(path),
         Step::Absent(path) => Ready::Absent(path),
+        Step::Ask(path) => Ready::Ask(path),
         #[cfg(feature = "sdk")]
         Step::SdkProperty(path) => Ready::SdkProperty(path),
         #[cfg(not(feature = "sdk"))]
@@ -99,6 +101,10 @@ impl Ready {
         match self {
             Self::Property(path) => host::property(path).is_some(),
             Self::Absent(path) => host::property(path).is_none(),
+            Self::Ask(path) => {
+                host::property(path);
+                true
+            }
             #[cfg(feature = "sdk")]
             Self::SdkProperty(path) => {
                 let path = path.iter().map(String::as_str).collect();

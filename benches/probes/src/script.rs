@@ -13,6 +13,8 @@ pub enum Step {
     Property(Vec<u8>),
     /// `absent request.referer`: a property that is not there.
     Absent(Vec<u8>),
+    /// `ask request.referer`: a property that may be there or not.
+    Ask(Vec<u8>),
     /// `sdk-property request.method`: a property that is there, through the SDK's `get_property`.
     SdkProperty(Vec<String>),
     /// `headers`: all request headers at once.
@@ -55,6 +57,7 @@ impl Script {
             script.steps.push(match verb {
                 "property" => Step::Property(path(argument)),
                 "absent" => Step::Absent(path(argument)),
+                "ask" => Step::Ask(path(argument)),
                 "sdk-property" => Step::SdkProperty(argument.split('.').map(str::to_owned).collect()),
                 "headers" => Step::Headers,
                 "response-headers" => Step::ResponseHeaders,

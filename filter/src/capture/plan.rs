@@ -43,14 +43,20 @@ impl Plan {
             // Then they are all at hand, those of kept requests too.
             first.extend(rest.extract_if(.., |(_, value)| value.is_in_headers()));
             first_headers = in_headers(&first);
-            first.sort_by_key(|(_, value)| !value.is_in_headers());
         } else if are_headers_worth_it(rest.iter().map(|(_, value)| value)) {
             rest_headers = in_headers(&rest);
-            rest.sort_by_key(|(_, value)| !value.is_in_headers());
         }
+        first.sort_by_key(place_in_stage);
+        rest.sort_by_key(place_in_stage);
+        let slot_of =
+            |field| first.iter().chain(&rest).position(|(wanted, _)| *wanted == Wanted::Field(field));
+        let content_type_slot = |part: &[(Wanted, Value)]| {
+            let has_grpc_status = part.last().is_some_and(|(wanted, _)| *wanted == GRPC_STATUS);
+            slot_of(Field::ContentType).filter(|_| has_grpc_status)
+        };
         let mut plan = Self {
-            first: stage(&first, first_headers),
-            rest: stage(&rest, rest_headers),
+            first: stage(&first, first_headers, content_type_slot(&first)),
+            rest: stage(&rest, rest_headers, content_type_slot(&rest)),
             field_slots: [None; FIELDS.len()],
             request_header_slots: vec![0; config.logs.request_headers.len()],
             response_header_slots: vec![0; config.logs.response_headers.len()],
@@ -114,6 +120,17 @@ impl Plan {
     }
 }
 
+const GRPC_STATUS: Wanted = Wanted::Field(Field::GrpcStatus);
+
+/// Headers, others, and behind everything that tells whether there is one the gRPC status.
+fn place_in_stage((wanted, value): &(Wanted, Value)) -> u8 {
+    match wanted {
+        &GRPC_STATUS => 2,
+        _ if value.is_in_headers() => 0,
+        _ => 1,
+    }
+}
+
 /// All that the configuration has a use for.
 fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
     let chooses = config.logs.enabled && policy::lets_any_go(&config.logs, &config.routes);
@@ -132,9 +149,9 @@ fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
         .chain(response.map(|(index, name)| (Wanted::ResponseHeader(index), Value::response_header(name))))
 }
 
-fn stage(part: &[(Wanted, Value)], in_headers: usize) -> Stage {
+fn stage(part: &[(Wanted, Value)], in_headers: usize, content_type_slot: Option<usize>) -> Stage {
     let values: Vec<Value> = part.iter().map(|(_, value)| value.clone()).collect();
-    Stage::new(&values, in_headers)
+    Stage::new(&values, in_headers, content_type_slot)
 }
 
 /// Whether the histograms need the field.
@@ -218,18 +235,19 @@ mod tests {
         assert!(
             plan.first().expression().ends_with(r#","y'b" in response.headers?response.headers["y'b"]:""]"#)
         );
-        assert_eq!(plan.property_paths().last().unwrap(), b"response\0headers\0y'b");
+        let paths: Vec<_> = plan.property_paths().collect();
+        assert_eq!(paths[paths.len() - 2..], [&b"response\0headers\0y'b"[..], b"response\0grpc_status"]);
         assert_eq!(plan.first().guarded_expression().matches("?").count(), plan.first().list_slots());
     }
 
     #[test]
     fn headers_are_asked_for_in_the_first_stage_where_that_has_a_use_for_them() {
         for (sections, first, rest) in [
-            // Two attributes and the content type: a list is as cheap.
-            (r#""logs":{"enabled":false}"#, 0, 0),
+            (r#""logs":{"enabled":false}"#, 3, 0),
             (r#""logs":{"enabled":false},"routes":["/a"]"#, 4, 0),
             (r#""logs":{"sample_ratio":0.5}"#, 9, 0),
-            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"}"#, 0, 5),
+            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"}"#, 8, 0),
+            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"},"metrics":{"enabled":false}"#, 0, 7),
         ] {
             let plan = plan(&format!(r#"{{"collector":{{"cluster":"c"}},{sections}}}"#));
             let headers = |stage: &Stage| stage.headers().len();
@@ -256,15 +274,15 @@ mod tests {
         assert_eq!(
             first,
             [
-                "request.duration",
                 "request.method",
                 "request.scheme",
-                "request.protocol",
                 "request.headers.content-type",
+                "request.duration",
+                "request.protocol",
                 "response.code",
                 "response.flags",
-                "response.grpc_status",
                 "xds.listener_direction",
+                "response.grpc_status",
             ]
         );
         assert_eq!(rest, NONE);

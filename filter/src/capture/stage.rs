@@ -3,8 +3,9 @@
 //! As measured in Envoy: all headers of a request in one call cost no more than one property, or two or three attributes in
 //! a CEL list, and one of them by its name in a list costs more than all of them. And asking whether an attribute is
 //! there costs a list nearly as much as the attribute itself, while a list fails as a whole for a single one that is not.
-//! So headers are asked for together where there are some, and there are two lists of the rest: one that asks only where a
-//! value is often missing, and one that asks everywhere, for the few requests of which the first fails.
+//! So headers are asked for together where there are some; a few other values one by one, many as a list. There are two
+//! lists of them: one that asks only where a value is often missing, and one that asks everywhere, for the few requests of
+//! which the first fails. The gRPC status is asked for where the content type says that there is one.
 
 use super::field::Presence;
 
@@ -12,7 +13,10 @@ use super::field::Presence;
 const HEADERS_COST: usize = 5;
 
 /// What a header costs that a list looks for by its name, in attributes.
-const NAMED_HEADER_COST: usize = 2;
+const NAMED_HEADER_COST: usize = 4;
+
+/// So many values cost no more one by one than in a list.
+const MAX_SINGLE: usize = 7;
 
 /// A header that is looked for in the request's header map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,24 +94,29 @@ pub(super) fn are_headers_worth_it<'v>(values: impl Iterator<Item = &'v Value>) 
     values.filter_map(|value| value.header.as_ref()).map(cost).sum::<usize>() >= HEADERS_COST
 }
 
-/// Values that are asked for together: those that are looked for in the header map, then those of the list.
+/// Values that are asked for together: those that are looked for in the header map, then the others, at last the gRPC status.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
     headers: Vec<WantedHeader>,
     expression: String,
     guarded_expression: String,
     property_paths: Vec<Vec<u8>>,
+    content_type_slot: Option<usize>,
 }
 
 impl Stage {
-    /// Asks for the values, of which the first `in_headers` are looked for in the header map.
-    pub(super) fn new(values: &[Value], in_headers: usize) -> Self {
-        let (headers, listed) = values.split_at_checked(in_headers).unwrap_or((&[], values));
+    /// Asks for the values, of which the first `in_headers` are looked for in the header map. With the slot of the content
+    /// type, which must have been asked for by then, the last value is the gRPC status.
+    pub(super) fn new(values: &[Value], in_headers: usize, content_type_slot: Option<usize>) -> Self {
+        let (headers, others) = values.split_at_checked(in_headers).unwrap_or((&[], values));
+        let listed =
+            others.get(..others.len() - usize::from(content_type_slot.is_some())).unwrap_or_default();
         let list = |term: fn(&Value) -> &str| {
             let terms: Vec<&str> = listed.iter().map(term).collect();
-            if terms.is_empty() { String::new() } else { format!("[{}]", terms.join(",")) }
+            if terms.len() <= MAX_SINGLE { String::new() } else { format!("[{}]", terms.join(",")) }
         };
         Self {
+            content_type_slot,
             headers: headers.iter().filter_map(|value| value.header.clone()).collect(),
             expression: list(|value| &value.term),
             guarded_expression: list(|value| &value.guarded_term),
@@ -130,13 +139,19 @@ impl Stage {
         &self.headers
     }
 
-    /// How many values the lists have.
+    /// How many values there are besides the headers and the gRPC status.
     pub fn list_slots(&self) -> usize {
-        self.slots() - self.headers.len()
+        self.slots() - self.headers.len() - usize::from(self.content_type_slot.is_some())
     }
 
-    /// The CEL list that evaluates to all values besides the headers, in order, an empty string for a missing one. It fails
-    /// where something is missing that nearly every request has. Empty where there is nothing to list.
+    /// Where the last value is the gRPC status, which only gRPC calls have: the slot of the content type that tells them.
+    pub fn content_type_slot(&self) -> Option<usize> {
+        self.content_type_slot
+    }
+
+    /// The CEL list that evaluates to [`Stage::list_slots`] values, in order, an empty string for a missing one. It fails
+    /// where something is missing that nearly every request has. Empty where there are so few values that each is better
+    /// asked for by itself.
     pub fn expression(&self) -> &str {
         &self.expression
     }
@@ -146,7 +161,7 @@ impl Stage {
         &self.guarded_expression
     }
 
-    /// All values one by one, headers first: a NUL-separated property path for each.
+    /// All values one by one, in order: a NUL-separated property path for each.
     pub fn property_paths(&self) -> &[Vec<u8>] {
         &self.property_paths
     }
@@ -168,35 +183,43 @@ mod tests {
 
     #[test]
     fn only_what_is_often_missing_is_guarded_at_first() {
-        let stage = Stage::new(&values(), 0);
+        let values = [values(), values()].concat();
+        let stage = Stage::new(&values, 0, None);
         let header = r#""traceparent" in request.headers?request.headers["traceparent"]:"""#;
         let upstream = r#"has(upstream.address)?upstream.address:"""#;
-        assert_eq!(
-            stage.expression(),
-            format!(r#"[request.method,has(request.id)?request.id:"",{header},response.code,{upstream}]"#)
+        let terms =
+            format!(r#"request.method,has(request.id)?request.id:"",{header},response.code,{upstream}"#);
+        assert_eq!(stage.expression(), format!("[{terms},{terms}]"));
+        let guarded = format!(
+            r#"has(request.method)?request.method:"",has(request.id)?request.id:"",{header},has(response.code)?response.code:"",{upstream}"#
         );
-        assert_eq!(
-            stage.guarded_expression(),
-            format!(
-                r#"[has(request.method)?request.method:"",has(request.id)?request.id:"",{header},has(response.code)?response.code:"",{upstream}]"#
-            )
-        );
-        assert_eq!((stage.headers(), stage.list_slots()), (&[][..], 5));
+        assert_eq!(stage.guarded_expression(), format!("[{guarded},{guarded}]"));
+        assert_eq!((stage.headers(), stage.list_slots()), (&[][..], 10));
+    }
+
+    #[test]
+    fn a_few_values_are_not_listed_and_the_grpc_status_never() {
+        let values = [values(), values()].concat();
+        let few = Stage::new(&values[..MAX_SINGLE], 0, None);
+        assert_eq!((few.expression(), few.list_slots(), few.slots()), ("", MAX_SINGLE, MAX_SINGLE));
+        assert_ne!(Stage::new(&values[..MAX_SINGLE + 1], 0, None).expression(), "");
+        let with_status = Stage::new(&values[..MAX_SINGLE + 1], 0, Some(2));
+        assert_eq!((with_status.expression(), with_status.list_slots()), ("", MAX_SINGLE));
+        assert_eq!((with_status.slots(), with_status.content_type_slot()), (MAX_SINGLE + 1, Some(2)));
     }
 
     #[test]
     fn what_is_looked_for_in_the_headers_is_not_listed() {
-        let stage = Stage::new(&values(), 3);
+        let stage = Stage::new(&values(), 3, None);
         let wanted = |name: &str, is_joined| WantedHeader { name: name.into(), is_joined };
         assert_eq!(
             stage.headers(),
             [wanted(":method", false), wanted("x-request-id", false), wanted("traceparent", true)]
         );
-        assert_eq!(stage.expression(), r#"[response.code,has(upstream.address)?upstream.address:""]"#);
         assert_eq!((stage.slots(), stage.list_slots()), (5, 2));
         assert_eq!(stage.property_paths()[2], b"request\0headers\0traceparent");
-        let only_headers = Stage::new(&values()[..3], 3);
+        let only_headers = Stage::new(&values()[..3], 3, None);
         assert_eq!((only_headers.expression(), only_headers.list_slots()), ("", 0));
-        assert!(Stage::new(&[], 0).is_empty());
+        assert!(Stage::new(&[], 0, None).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 
 use super::host::{self, Expression};
 use crate::capture::{Captured, Stage};
+use crate::request::is_grpc;
 
 /// A stage's lists, compiled by the host.
 pub(super) struct Lists {
@@ -28,25 +29,26 @@ impl Lists {
         self.is_wanted && self.expressions.is_empty()
     }
 
-    /// Asks for the current stream's values. Whether they came together; otherwise some of them were asked for one by one.
+    /// Asks for the current stream's values. Whether those came together that were wanted so; otherwise they were asked for
+    /// one by one.
     pub(super) fn fetch(&self, stage: &Stage, captured: &mut Captured) -> bool {
-        let headers = stage.headers();
+        let (headers, paths) = (stage.headers(), stage.property_paths());
         let has_headers = headers.is_empty()
             || host::request_headers().is_some_and(|map| captured.take_headers(map, headers).is_ok());
-        if !has_headers {
-            push_properties(stage.property_paths(), captured);
-            return false;
+        let mut paths = if has_headers { paths.get(headers.len()..).unwrap_or_default() } else { paths };
+        let is_listed = has_headers && self.fetch_list(stage, captured);
+        if is_listed {
+            paths = paths.get(stage.list_slots()..).unwrap_or_default();
         }
-        for expression in &self.expressions {
-            if expression
-                .evaluate()
-                .is_some_and(|answer| captured.take_list(answer, stage.list_slots()).is_ok())
-            {
-                return true;
-            }
-        }
-        push_properties(stage.property_paths().get(headers.len()..).unwrap_or_default(), captured);
-        !self.is_wanted
+        fetch_singly(stage, paths, captured);
+        has_headers && (is_listed || !self.is_wanted)
+    }
+
+    fn fetch_list(&self, stage: &Stage, captured: &mut Captured) -> bool {
+        let slots = stage.list_slots();
+        self.expressions.iter().any(|expression| {
+            expression.evaluate().is_some_and(|answer| captured.take_list(answer, slots).is_ok())
+        })
     }
 
     /// Frees them.
@@ -55,8 +57,17 @@ impl Lists {
     }
 }
 
-fn push_properties(paths: &[Vec<u8>], captured: &mut Captured) {
-    for path in paths {
+/// Asks for the last values of a stage, those behind `paths`, one by one.
+fn fetch_singly(stage: &Stage, paths: &[Vec<u8>], captured: &mut Captured) {
+    let (others, grpc_status) = match (stage.content_type_slot(), paths.split_last()) {
+        (Some(content_type_slot), Some((path, others))) => (others, Some((content_type_slot, path))),
+        _ => (paths, None),
+    };
+    for path in others {
         captured.push(host::property(path).as_deref());
+    }
+    if let Some((content_type_slot, path)) = grpc_status {
+        let is_grpc = is_grpc(captured.slot(content_type_slot));
+        captured.push(is_grpc.then(|| host::property(path)).flatten().as_deref());
     }
 }

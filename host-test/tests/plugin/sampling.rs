@@ -48,7 +48,8 @@ fn calls_for(proxy: &mut Proxy, request: Request, status: u16) -> u64 {
 fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
     let sampled = |logs: Value| json!({"logs": logs, "metrics": {"enabled": false}});
     let half = json!({"logs": {"sample_ratio": 0.5}});
-    // Headers and a list are a call each. First the calls for a request that is kept, then for one that would not be.
+    // Headers and a list are a call each, and so is a value where there are few of them. First the calls for a request
+    // that is kept, then for one that would not be.
     let cases = [
         ("all are kept", json!({}), (2, 2)),
         (

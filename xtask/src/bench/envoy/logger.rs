@@ -175,13 +175,18 @@ fn read_configuration(bootstrap: &mut Bootstrap) -> anyhow::Result<Config> {
     Config::parse(text.as_bytes()).map_err(|error| anyhow::anyhow!("offpath does not take it: {error}"))
 }
 
-/// What the plugin calls the host for with each request, as a probe's script. Of the few that are kept where most are not,
-/// it asks for more.
+/// What the plugin calls the host for with each request that is no gRPC call, as a probe's script. Of the few that are kept
+/// where most are not, it asks for more.
 fn capture(config: &Config, kept: Kept) -> String {
     let plan = Plan::new(config);
     let stage = plan.first();
     let headers = if stage.headers().is_empty() { "" } else { "headers\n" };
-    let list = format!("cel {}\n", stage.expression());
+    let others = if stage.expression().is_empty() {
+        let paths = stage.property_paths().iter().skip(stage.headers().len()).take(stage.list_slots());
+        paths.map(|path| format!("ask {}\n", String::from_utf8_lossy(path).replace('\0', "."))).collect()
+    } else {
+        format!("cel {}\n", stage.expression())
+    };
     let counters = match kept {
         Kept::Metrics => 0,
         // Captured and sampled out.
@@ -189,7 +194,7 @@ fn capture(config: &Config, kept: Kept) -> String {
         // Captured, pending, and the machine's own share of that.
         Kept::All => 3,
     };
-    format!("{headers}{list}time\n{}", "counter\n".repeat(counters))
+    format!("{headers}{others}time\n{}", "counter\n".repeat(counters))
 }
 
 fn with_probe(mut bootstrap: Bootstrap, project: &Project, script: &str) -> anyhow::Result<Bootstrap> {
@@ -274,7 +279,11 @@ mod tests {
     fn capture_asks_what_the_plugin_asks() {
         let config = Config::parse(br#"{"collector":{"cluster":"c"}}"#).unwrap();
         let script = capture(&config, Kept::All);
-        assert!(script.starts_with("cel ["), "{script}");
+        assert!(script.starts_with("headers\ncel ["), "{script}");
         assert!(script.contains("request.duration"), "{script}");
+        let config = Config::parse(br#"{"collector":{"cluster":"c"},"logs":{"enabled":false}}"#).unwrap();
+        let script = capture(&config, Kept::Metrics);
+        assert!(script.starts_with("headers\nask request.duration\n"), "{script}");
+        assert!(!script.contains("cel"), "{script}");
     }
 }
