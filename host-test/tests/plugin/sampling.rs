@@ -57,9 +57,9 @@ fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
             json!({"routes": ["/a", {"template": "/b", "keep_slower_than": "1s"}]}),
             (2, 2),
         ),
-        ("some are kept", half.clone(), (3, 2)),
-        ("some of a second are kept", json!({"logs": {"max_records_per_second": 1000}}), (3, 3)),
-        ("some of a route are kept", json!({"routes": [{"template": "/", "sample_ratio": 0.5}]}), (3, 2)),
+        ("some are kept", half.clone(), (8, 7)),
+        ("some of a second are kept", json!({"logs": {"max_records_per_second": 1000}}), (8, 8)),
+        ("some of a route are kept", json!({"routes": [{"template": "/", "sample_ratio": 0.5}]}), (8, 7)),
         (
             "some are kept, by the trace alone",
             sampled(json!({"sample_ratio": 0.5, "keep_errors": false})),
@@ -75,7 +75,7 @@ fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
             sampled(json!({"sample_ratio": 0, "sample_by": "random", "keep_errors": false})),
             (0, 0),
         ),
-        ("only metrics", json!({"logs": {"enabled": false}}), (1, 1)),
+        ("only metrics", json!({"logs": {"enabled": false}}), (7, 7)),
         ("nothing", json!({"logs": {"enabled": false}, "metrics": {"enabled": false}}), (0, 0)),
     ];
     for mode in [Mode::AccessLogger, Mode::HttpFilter] {
@@ -171,8 +171,8 @@ fn what_is_kept_and_what_it_stands_for_follow_from_the_request() {
 
 #[test]
 fn expressions_and_single_properties_give_equal_bytes() {
-    let exported = |mode: Mode, cel: Cel| {
-        let mut proxy = builder(config()).mode(mode).cel(cel).start().unwrap();
+    let exported = |config: Value, mode: Mode, cel: Cel| {
+        let mut proxy = builder(config).mode(mode).cel(cel).start().unwrap();
         for (request, status, _) in mixed() {
             proxy.request(request).respond(status).unwrap();
         }
@@ -181,15 +181,30 @@ fn expressions_and_single_properties_give_equal_bytes() {
         let mut calls = proxy.cluster("otlp").answer_all(200).unwrap();
         calls.sort_by_key(|call| call.path().to_owned());
         let bodies: Vec<_> = calls.into_iter().map(|call| call.body).collect();
-        (bodies, proxy.counter("offpath_capture_fallbacks_total"))
+        let kept = proxy.counter("offpath_records_delivered_total");
+        (bodies, kept, proxy.counter("offpath_capture_fallbacks_total"))
     };
-    let (by_list, fallbacks) = exported(Mode::AccessLogger, Cel::Built);
-    assert_eq!(fallbacks, 0);
-    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
-        for cel in [Cel::NotBuilt, Cel::FailsToEvaluate] {
-            let (one_by_one, fallbacks) = exported(mode, cel);
-            assert_eq!(fallbacks, mixed().len() as u64 + 1, "one for each request ({mode:?}, {cel:?})");
-            assert_eq!(one_by_one, by_list, "{mode:?}, {cel:?}");
+    let requests = mixed().len() as u64 + 1;
+    let half = |by: &str| json!({"sample_ratio": 0.5, "sample_by": by});
+    let metrics = json!({"interval": "1s"});
+    // Where there is a list at all, and for which requests.
+    for (config, lists_all, lists_kept) in [
+        (config(), false, true),
+        (json!({"metrics": metrics}), true, true),
+        (json!({"metrics": metrics, "logs": half("trace")}), false, true),
+        (json!({"metrics": {"enabled": false}, "logs": half("request")}), false, true),
+        (json!({"metrics": metrics, "logs": {"enabled": false}}), false, false),
+    ] {
+        let (by_list, kept, fallbacks) = exported(config.clone(), Mode::AccessLogger, Cel::Built);
+        assert!(!by_list.is_empty() && fallbacks == 0, "{config}");
+        for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+            for cel in [Cel::NotBuilt, Cel::FailsToEvaluate] {
+                let (one_by_one, _, fallbacks) = exported(config.clone(), mode, cel);
+                let listed = [(lists_all, requests), (lists_kept, kept)];
+                let expected = listed.iter().find_map(|(lists, count)| lists.then_some(*count));
+                assert_eq!(fallbacks, expected.unwrap_or(0), "{config} ({mode:?}, {cel:?})");
+                assert_eq!(one_by_one, by_list, "{config} ({mode:?}, {cel:?})");
+            }
         }
     }
 }
