@@ -68,7 +68,7 @@ fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
         (
             "some are kept, by the request's id",
             sampled(json!({"sample_ratio": 0.5, "sample_by": "request"})),
-            (3, 1),
+            (4, 3),
         ),
         (
             "none is kept, whatever it is",
@@ -189,7 +189,7 @@ fn expressions_and_single_properties_give_equal_bytes() {
     let metrics = json!({"interval": "1s"});
     // Where there is a list at all, and for which requests.
     for (config, lists_all, lists_kept) in [
-        (config(), false, true),
+        (config(), false, false),
         (json!({"metrics": metrics}), true, true),
         (json!({"metrics": metrics, "logs": half("trace")}), false, true),
         (json!({"metrics": {"enabled": false}, "logs": half("request")}), false, true),
