@@ -95,7 +95,7 @@ fn a_request_takes_as_few_calls_as_it_can_and_nothing_is_asked_for_in_vain() {
         assert_eq!(calls_for(&mut proxy, get("/").with(|info| info.route_name = None), 200), 3, "{mode:?}");
         let mut proxy = builder(half.clone()).mode(mode).start().unwrap();
         proxy.request(traced("/", KEPT)).respond(200).unwrap();
-        assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 3, "a failed one is kept ({mode:?})");
+        assert_eq!(calls_for(&mut proxy, traced("/", LEFT_OUT), 503), 8, "a failed one is kept ({mode:?})");
     }
 }
 
