@@ -1,7 +1,13 @@
 //! Builds what users get: the plugin, and the collector. Cargo decides what is out of date, so that a build before each
 //! run costs little and nothing stale is ever tested.
 
-use std::{fs, path::Path, process::Command};
+pub mod exports;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, ensure};
 
@@ -24,7 +30,7 @@ pub fn build(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
-    build_module(project, "offpath-filter", project.target(), &[], &project.plugin())
+    build_filter(project, project.target(), &[], &project.plugin())
 }
 
 /// Builds the plugin to [`Project::trapping_plugin`], with a trap in it that a request's header `x-offpath-trap` springs:
@@ -35,7 +41,13 @@ pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
 pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
     // A folder of its own: in the other one, a build at the same time could put its module in this one's place.
     let target = project.target().join("trap");
-    build_module(project, "offpath-filter", &target, &["--features", "trap"], &project.trapping_plugin())
+    build_filter(project, &target, &["--features", "trap"], &project.trapping_plugin())
+}
+
+fn build_filter(project: &Project, target: &Path, features: &[&str], module: &Path) -> anyhow::Result<()> {
+    let linked = link_module(project, "offpath-filter", target, features)?;
+    let wasm = exports::keep_needed(&read(&linked)?).with_context(|| format!("in `{}`", linked.display()))?;
+    write_whole(&wasm, module)
 }
 
 /// Builds the module that makes the host calls it is told to make: to [`Project::probe`] with nothing but its own exports,
@@ -44,25 +56,29 @@ pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_probes(project: &Project) -> anyhow::Result<()> {
-    build_module(project, "offpath-probes", project.target(), &[], &project.probe())?;
-    let features = ["--features", "sdk"];
-    build_module(project, "offpath-probes", project.target(), &features, &project.sdk_probe())
+    for (features, module) in
+        [(&[] as &[&str], project.probe()), (&["--features", "sdk"], project.sdk_probe())]
+    {
+        let linked = link_module(project, "offpath-probes", project.target(), features)?;
+        write_whole(&read(&linked)?, &module)?;
+    }
+    Ok(())
 }
 
-fn build_module(
+/// Where the linker has put the package's module.
+fn link_module(
     project: &Project,
     package: &str,
     target: &Path,
     features: &[&str],
-    module: &Path,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<PathBuf> {
     need::wasm_target()?;
     let library = ["rustc", "--package", package, "--lib", "--crate-type", "cdylib"];
     let wasm = ["--profile", "wasm", "--target", WASM_TARGET];
     let arguments = [library.as_slice(), &wasm, features].concat();
     run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
     let file = format!("{}.wasm", package.replace('-', "_"));
-    copy_whole(&target.join(WASM_TARGET).join("wasm").join(file), module)
+    Ok(target.join(WASM_TARGET).join("wasm").join(file))
 }
 
 /// Builds the collector alone.
@@ -113,16 +129,19 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
 /// By way of a temporary file, so that a reader at the same time sees the old module or the new one, never half of it.
-fn copy_whole(from: &Path, to: &Path) -> anyhow::Result<()> {
+fn write_whole(bytes: &[u8], to: &Path) -> anyhow::Result<()> {
     let folder = to.parent().with_context(|| format!("`{}` has no folder", to.display()))?;
-    let bytes = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
     let temporary = tempfile::NamedTempFile::new_in(folder)
         .with_context(|| format!("cannot write in `{}`", folder.display()))?;
-    fs::write(temporary.path(), &bytes)
+    fs::write(temporary.path(), bytes)
         .with_context(|| format!("cannot write `{}`", temporary.path().display()))?;
     temporary.persist(to).with_context(|| format!("cannot write `{}`", to.display()))?;
     Ok(())

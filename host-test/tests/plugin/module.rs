@@ -1,4 +1,6 @@
-//! The built module itself: what it imports, and that it stays small.
+//! The built module itself: what it imports and exports, and that its memory stays small.
+
+use std::collections::BTreeSet;
 
 use offpath_host_test::abi::{imports_unknown_to_envoy, missing_exports};
 use offpath_host_test::get;
@@ -12,6 +14,27 @@ fn the_module_imports_nothing_that_envoy_1_33_lacks() {
     assert_eq!(imports_unknown_to_envoy(module), Vec::<String>::new());
     assert_eq!(missing_exports(module), Vec::<&str>::new());
     assert!(module.imports().count() > 0);
+}
+
+/// Envoy enters the virtual machine for each callback that is exported, even one that does nothing.
+#[test]
+fn the_module_exports_the_callbacks_that_it_uses_and_no_others() {
+    let exports: BTreeSet<&str> = plugin_wasm().module().exports().map(|export| export.name()).collect();
+    let needed = [
+        "_initialize",
+        "memory",
+        "proxy_abi_version_0_2_1",
+        "proxy_on_configure",
+        "proxy_on_context_create",
+        "proxy_on_delete",
+        "proxy_on_done",
+        "proxy_on_http_call_response",
+        "proxy_on_log",
+        "proxy_on_memory_allocate",
+        "proxy_on_tick",
+        "proxy_on_vm_start",
+    ];
+    assert_eq!(exports, BTreeSet::from(needed));
 }
 
 #[test]
