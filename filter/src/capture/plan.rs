@@ -43,10 +43,10 @@ impl Plan {
             // Then they are all at hand, those of kept requests too.
             first.extend(rest.extract_if(.., |(_, value)| value.is_in_headers()));
             first_headers = in_headers(&first);
-            first.sort_by_key(|(_, value)| !value.is_in_headers());
+            headers_first(&mut first);
         } else if are_headers_worth_it(rest.iter().map(|(_, value)| value)) {
             rest_headers = in_headers(&rest);
-            rest.sort_by_key(|(_, value)| !value.is_in_headers());
+            headers_first(&mut rest);
         }
         let mut plan = Self {
             first: stage(&first, first_headers),
@@ -130,6 +130,12 @@ fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
     fields
         .chain(request.map(|(index, name)| (Wanted::RequestHeader(index), Value::request_header(name))))
         .chain(response.map(|(index, name)| (Wanted::ResponseHeader(index), Value::response_header(name))))
+}
+
+/// Otherwise in the order in which they are.
+fn headers_first(part: &mut Vec<(Wanted, Value)>) {
+    let others: Vec<_> = part.extract_if(.., |(_, value)| !value.is_in_headers()).collect();
+    part.extend(others);
 }
 
 fn stage(part: &[(Wanted, Value)], in_headers: usize) -> Stage {
