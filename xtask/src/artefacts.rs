@@ -24,25 +24,39 @@ pub fn build(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
-    build_module(project, project.target(), &[], &project.plugin())
+    build_module(project, project.target(), &[], None, &project.plugin())
 }
 
 /// Builds the plugin to [`Project::trapping_plugin`], with a trap in it that a request's header `x-offpath-trap` springs:
-/// what tests provoke, the shipped module does not have.
+/// what tests provoke, the shipped module does not have. Nor does that have its functions' names, which this one does.
 ///
 /// # Errors
 /// As [`build`].
 pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
     // A folder of its own: in the other one, a build at the same time could put its module in this one's place.
-    build_module(project, &project.target().join("trap"), &["--features", "trap"], &project.trapping_plugin())
+    build_module(
+        project,
+        &project.target().join("trap"),
+        &["--features", "trap"],
+        Some("debuginfo"),
+        &project.trapping_plugin(),
+    )
 }
 
-fn build_module(project: &Project, target: &Path, features: &[&str], module: &Path) -> anyhow::Result<()> {
+fn build_module(
+    project: &Project,
+    target: &Path,
+    features: &[&str],
+    strip: Option<&str>,
+    module: &Path,
+) -> anyhow::Result<()> {
     need::wasm_target()?;
     let library = ["rustc", "--package", "offpath-filter", "--lib", "--crate-type", "cdylib"];
     let wasm = ["--profile", "wasm", "--target", WASM_TARGET];
     let arguments = [library.as_slice(), &wasm, features].concat();
-    run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
+    run(command(project, &arguments)
+        .env("CARGO_TARGET_DIR", target)
+        .envs(strip.map(|strip| ("CARGO_PROFILE_WASM_STRIP", strip))))?;
     copy_whole(&target.join(WASM_TARGET).join("wasm").join("offpath_filter.wasm"), module)
 }
 
