@@ -66,6 +66,12 @@ impl<'c> SeriesKey<&'c [u8]> {
             let bytes = if wanted { request.bytes(field) } else { &[] };
             bytes.get(..MAX_NAME_BYTES).unwrap_or(bytes)
         };
+        let names = [
+            request.route.map_or(&[][..], |route| route.template.as_bytes()),
+            name(added.upstream_cluster, Field::Cluster),
+            name(added.route_name, Field::RouteName),
+            name(added.virtual_host_name, Field::VirtualHostName),
+        ];
         let small = Small {
             method: request.method,
             scheme: request.scheme,
@@ -74,17 +80,7 @@ impl<'c> SeriesKey<&'c [u8]> {
             is_grpc: request.is_grpc,
             is_outbound: request.is_outbound,
         };
-        Self {
-            small,
-            packed: small.packed(),
-            error_type: request.outcome.error_type,
-            names: [
-                request.route.map_or(&[], |route| route.template.as_bytes()),
-                name(added.upstream_cluster, Field::Cluster),
-                name(added.route_name, Field::RouteName),
-                name(added.virtual_host_name, Field::VirtualHostName),
-            ],
-        }
+        Self { small, packed: small.packed(), error_type: request.outcome.error_type, names }
     }
 
     pub(super) fn encode_attributes(&self) -> Vec<u8> {
