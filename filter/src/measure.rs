@@ -11,6 +11,7 @@ pub use export::{DeltaPoints, ExportedRequest};
 pub use histogram::{Histogram, Layout, ZERO_THRESHOLD_SECONDS};
 
 use hashbrown::HashMap;
+use rustc_hash::FxBuildHasher;
 
 use crate::config::{Histograms, Metrics, SeriesAttributes, Temporality};
 use crate::otlp::envelope::Envelope;
@@ -26,7 +27,7 @@ pub struct Measurements {
     temporality: Temporality,
     max_series: usize,
     layout: Layout,
-    series: HashMap<SeriesKey<Box<[u8]>>, Series>,
+    series: HashMap<SeriesKey<Box<[u8]>>, Series, FxBuildHasher>,
     overflow: Option<Series>,
     start_unix_nano: u64,
 }
@@ -49,7 +50,7 @@ impl Measurements {
             temporality: config.temporality,
             max_series: config.max_series,
             layout: Layout::new(config.max_buckets),
-            series: HashMap::new(),
+            series: HashMap::default(),
             overflow: None,
             start_unix_nano: now_unix_nano,
         }

@@ -5,6 +5,7 @@ pub mod exports;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -30,22 +31,28 @@ pub fn build(project: &Project) -> anyhow::Result<()> {
 /// # Errors
 /// As [`build`].
 pub fn build_plugin(project: &Project) -> anyhow::Result<()> {
-    build_filter(project, project.target(), &[], &project.plugin())
+    build_filter(project, project.target(), &[], None, &project.plugin())
 }
 
 /// Builds the plugin to [`Project::trapping_plugin`], with a trap in it that a request's header `x-offpath-trap` springs:
-/// what tests provoke, the shipped module does not have.
+/// what tests provoke, the shipped module does not have. Nor does that have its functions' names, which this one does.
 ///
 /// # Errors
 /// As [`build`].
 pub fn build_trapping_plugin(project: &Project) -> anyhow::Result<()> {
     // A folder of its own: in the other one, a build at the same time could put its module in this one's place.
     let target = project.target().join("trap");
-    build_filter(project, &target, &["--features", "trap"], &project.trapping_plugin())
+    build_filter(project, &target, &["--features", "trap"], Some("debuginfo"), &project.trapping_plugin())
 }
 
-fn build_filter(project: &Project, target: &Path, features: &[&str], module: &Path) -> anyhow::Result<()> {
-    let linked = link_module(project, "offpath-filter", target, features)?;
+fn build_filter(
+    project: &Project,
+    target: &Path,
+    features: &[&str],
+    strip: Option<&str>,
+    module: &Path,
+) -> anyhow::Result<()> {
+    let linked = link_module(project, "offpath-filter", target, features, strip)?;
     let wasm = exports::keep_needed(&read(&linked)?).with_context(|| format!("in `{}`", linked.display()))?;
     write_whole(&wasm, module)
 }
@@ -59,7 +66,7 @@ pub fn build_probes(project: &Project) -> anyhow::Result<()> {
     for (features, module) in
         [(&[] as &[&str], project.probe()), (&["--features", "sdk"], project.sdk_probe())]
     {
-        let linked = link_module(project, "offpath-probes", project.target(), features)?;
+        let linked = link_module(project, "offpath-probes", project.target(), features, None)?;
         write_whole(&read(&linked)?, &module)?;
     }
     Ok(())
@@ -71,12 +78,15 @@ fn link_module(
     package: &str,
     target: &Path,
     features: &[&str],
+    strip: Option<&str>,
 ) -> anyhow::Result<PathBuf> {
     need::wasm_target()?;
     let library = ["rustc", "--package", package, "--lib", "--crate-type", "cdylib"];
     let wasm = ["--profile", "wasm", "--target", WASM_TARGET];
     let arguments = [library.as_slice(), &wasm, features].concat();
-    run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
+    run(command(project, &arguments)
+        .env("CARGO_TARGET_DIR", target)
+        .envs(strip.map(|strip| ("CARGO_PROFILE_WASM_STRIP", strip))))?;
     let file = format!("{}.wasm", package.replace('-', "_"));
     Ok(target.join(WASM_TARGET).join("wasm").join(file))
 }
@@ -139,7 +149,10 @@ fn write_whole(bytes: &[u8], to: &Path) -> anyhow::Result<()> {
     if fs::read(to).is_ok_and(|present| present == bytes) {
         return Ok(());
     }
-    let temporary = tempfile::NamedTempFile::new_in(folder)
+    // Envoy may run as somebody else.
+    let temporary = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
         .with_context(|| format!("cannot write in `{}`", folder.display()))?;
     fs::write(temporary.path(), bytes)
         .with_context(|| format!("cannot write `{}`", temporary.path().display()))?;

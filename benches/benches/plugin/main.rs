@@ -2,9 +2,15 @@
 //!
 //! A group has a function `offpath` and one for each peer; `cargo xtask bench native` prints their ratios.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot be set up has nothing to say")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark that cannot be set up has nothing to say"
+)]
 
 mod measure;
+mod on_log;
 mod prost_record;
 mod record;
 
@@ -22,5 +28,6 @@ fn main() {
         .configure_from_args();
     measure::define(&mut criterion);
     record::define(&mut criterion);
+    on_log::define(&mut criterion);
     criterion.final_summary();
 }

@@ -46,8 +46,8 @@ impl Plan {
         } else if are_headers_worth_it(rest.iter().map(|(_, value)| value)) {
             rest_headers = in_headers(&rest);
         }
-        first.sort_by_key(place_in_stage);
-        rest.sort_by_key(place_in_stage);
+        put_in_order(&mut first);
+        put_in_order(&mut rest);
         let slot_of =
             |field| first.iter().chain(&rest).position(|(wanted, _)| *wanted == Wanted::Field(field));
         let content_type_slot = |part: &[(Wanted, Value)]| {
@@ -122,13 +122,12 @@ impl Plan {
 
 const GRPC_STATUS: Wanted = Wanted::Field(Field::GrpcStatus);
 
-/// Headers, others, and behind everything that tells whether there is one the gRPC status.
-fn place_in_stage((wanted, value): &(Wanted, Value)) -> u8 {
-    match wanted {
-        &GRPC_STATUS => 2,
-        _ if value.is_in_headers() => 0,
-        _ => 1,
-    }
+/// Headers, then others in the order in which they are, and behind all that tells whether there is one the gRPC status.
+fn put_in_order(part: &mut Vec<(Wanted, Value)>) {
+    let grpc_status: Vec<_> = part.extract_if(.., |(wanted, _)| *wanted == GRPC_STATUS).collect();
+    let others: Vec<_> = part.extract_if(.., |(_, value)| !value.is_in_headers()).collect();
+    part.extend(others);
+    part.extend(grpc_status);
 }
 
 /// All that the configuration has a use for.

@@ -140,10 +140,13 @@ fn keep_slower_than(section: &mut Section<'_>) -> Result<Option<Duration>, Confi
 
 fn header_names(section: &mut Section<'_>, key: &'static str) -> Result<Vec<String>, ConfigError> {
     let names = section.texts(key, 32, "a header name", |name| name.len() <= 256 && is_token(name))?;
-    let mut lower: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-    lower.sort_unstable();
-    lower.dedup();
-    Ok(lower)
+    let mut sorted: Vec<String> = Vec::new();
+    for lower in names.iter().map(|name| name.to_ascii_lowercase()) {
+        if let Err(place) = sorted.binary_search(&lower) {
+            sorted.insert(place, lower);
+        }
+    }
+    Ok(sorted)
 }
 
 fn metrics(mut section: Section<'_>) -> Result<Metrics, ConfigError> {

@@ -262,17 +262,17 @@ impl<'a> Section<'a> {
                 object.len()
             )));
         }
-        object
-            .iter()
-            .map(|(key, value)| match value {
-                Value::String(text) if !key.is_empty() => Ok((key.clone(), text.clone())),
-                _ => Err(wrong_value(
-                    &self.path_of(&clip(key)),
-                    Some(value),
-                    "a string under a key that is not empty",
-                )),
-            })
-            .collect()
+        let mut texts = BTreeMap::new();
+        for (key, value) in object {
+            match value {
+                Value::String(text) if !key.is_empty() => texts.insert(key.clone(), text.clone()),
+                _ => {
+                    let path = self.path_of(&clip(key));
+                    return Err(wrong_value(&path, Some(value), "a string under a key that is not empty"));
+                }
+            };
+        }
+        Ok(texts)
     }
 
     /// The entries of an object whose values must never be shown; a value that is no string is `None`.

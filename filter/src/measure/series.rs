@@ -20,15 +20,40 @@ const POINT_ATTRIBUTES: u32 = 1;
 /// The attributes of a series. `Name` is borrowed for a look-up and owned in the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeriesKey<Name> {
+    small: Small,
+    /// `small` as one number: to hash and to compare it field by field would cost more than all the rest of a look-up.
+    packed: u64,
+    error_type: Option<ErrorType>,
+    /// Template, cluster, route, virtual host; empty when unknown or not asked for.
+    names: [Name; 4],
+}
+
+/// The attributes that are small numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Small {
     method: Method,
     scheme: Option<Scheme>,
     status: Option<u16>,
-    error_type: Option<ErrorType>,
     protocol_version: Option<ProtocolVersion>,
     is_grpc: bool,
     is_outbound: bool,
-    /// Template, cluster, route, virtual host; empty when unknown or not asked for.
-    names: [Name; 4],
+}
+
+impl Small {
+    /// Another number for each value.
+    fn packed(self) -> u64 {
+        let [low, high] = self.status.unwrap_or(0).to_le_bytes();
+        u64::from_le_bytes([
+            low,
+            high,
+            self.method as u8,
+            self.scheme.map_or(0, |scheme| scheme as u8 + 1),
+            self.protocol_version.map_or(0, |version| version as u8 + 1),
+            self.is_grpc.into(),
+            self.is_outbound.into(),
+            0,
+        ])
+    }
 }
 
 /// The attributes that [`SeriesKey::names`] are told as.
@@ -41,45 +66,46 @@ impl<'c> SeriesKey<&'c [u8]> {
             let bytes = if wanted { request.bytes(field) } else { &[] };
             bytes.get(..MAX_NAME_BYTES).unwrap_or(bytes)
         };
-        Self {
+        let names = [
+            request.route.map_or(&[][..], |route| route.template.as_bytes()),
+            name(added.upstream_cluster, Field::Cluster),
+            name(added.route_name, Field::RouteName),
+            name(added.virtual_host_name, Field::VirtualHostName),
+        ];
+        let small = Small {
             method: request.method,
             scheme: request.scheme,
             status: request.outcome.status,
-            error_type: request.outcome.error_type,
             protocol_version: request.protocol_version,
             is_grpc: request.is_grpc,
             is_outbound: request.is_outbound,
-            names: [
-                request.route.map_or(&[], |route| route.template.as_bytes()),
-                name(added.upstream_cluster, Field::Cluster),
-                name(added.route_name, Field::RouteName),
-                name(added.virtual_host_name, Field::VirtualHostName),
-            ],
-        }
+        };
+        Self { small, packed: small.packed(), error_type: request.outcome.error_type, names }
     }
 
     pub(super) fn encode_attributes(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_str(&mut out, POINT_ATTRIBUTES, "http.request.method", self.method.as_str());
-        if let Some(scheme) = self.scheme {
+        let small = self.small;
+        put_str(&mut out, POINT_ATTRIBUTES, "http.request.method", small.method.as_str());
+        if let Some(scheme) = small.scheme {
             put_str(&mut out, POINT_ATTRIBUTES, "url.scheme", scheme.as_str());
         }
-        if let Some(status) = self.status {
+        if let Some(status) = small.status {
             put_int(&mut out, POINT_ATTRIBUTES, "http.response.status_code", u64::from(status));
         }
         if let Some(error_type) = self.error_type {
             error_type.with_str(|text| put_str(&mut out, POINT_ATTRIBUTES, "error.type", text));
         }
-        if let Some(version) = self.protocol_version {
+        if let Some(version) = small.protocol_version {
             put_str(&mut out, POINT_ATTRIBUTES, "network.protocol.version", version.as_str());
         }
-        if self.is_grpc {
+        if small.is_grpc {
             put_str(&mut out, POINT_ATTRIBUTES, "rpc.system.name", "grpc");
         }
-        if let Some(kind) = StreamKind::of(self.method, self.status) {
+        if let Some(kind) = StreamKind::of(small.method, small.status) {
             put_str(&mut out, POINT_ATTRIBUTES, "offpath.stream.kind", kind.as_str());
         }
-        if self.is_outbound {
+        if small.is_outbound {
             // The upstream's and the proxy's parts have one metric for both directions.
             put_str(&mut out, POINT_ATTRIBUTES, "envoy.listener.direction", "outbound");
         }
@@ -92,17 +118,9 @@ impl<'c> SeriesKey<&'c [u8]> {
     }
 }
 
-/// Field by field would cost more than all the rest of finding a series: the small ones are hashed as one number.
 impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let small = [
-            self.method as u8,
-            self.scheme.map_or(0, |scheme| scheme as u8 + 1),
-            self.protocol_version.map_or(0, |version| version as u8 + 1),
-            u8::from(self.is_grpc) << 1 | u8::from(self.is_outbound),
-        ];
-        let status = u32::from(self.status.unwrap_or(0));
-        state.write_u64(u64::from(u32::from_le_bytes(small)) << 32 | u64::from(status));
+        state.write_u64(self.packed);
         if let Some(error_type) = self.error_type {
             error_type.hash(state);
         }
@@ -114,44 +132,28 @@ impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
 
 impl SeriesKey<Box<[u8]>> {
     pub(super) fn borrowed(&self) -> SeriesKey<&[u8]> {
-        SeriesKey {
-            method: self.method,
-            scheme: self.scheme,
-            status: self.status,
-            error_type: self.error_type,
-            protocol_version: self.protocol_version,
-            is_grpc: self.is_grpc,
-            is_outbound: self.is_outbound,
-            names: self.names.each_ref().map(|name| &**name),
-        }
+        let Self { small, packed, error_type, .. } = *self;
+        SeriesKey { small, packed, error_type, names: self.names.each_ref().map(|name| &**name) }
     }
 }
 
 impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
     fn equivalent(&self, owned: &SeriesKey<Box<[u8]>>) -> bool {
-        self.method == owned.method
-            && self.scheme == owned.scheme
-            && self.status == owned.status
+        self.packed == owned.packed
             && self.error_type == owned.error_type
-            && self.protocol_version == owned.protocol_version
-            && self.is_grpc == owned.is_grpc
-            && self.is_outbound == owned.is_outbound
-            && self.names.iter().zip(&owned.names).all(|(name, owned)| **name == **owned)
+            && self.names.iter().zip(&owned.names).all(|(name, owned)| is_same_name(name, owned))
     }
+}
+
+/// Most names of most keys are empty: a call to compare nothing would cost as much as one that compares something.
+fn is_same_name(name: &[u8], other: &[u8]) -> bool {
+    name.len() == other.len() && (name.is_empty() || name == other)
 }
 
 impl From<&SeriesKey<&[u8]>> for SeriesKey<Box<[u8]>> {
     fn from(key: &SeriesKey<&[u8]>) -> Self {
-        Self {
-            method: key.method,
-            scheme: key.scheme,
-            status: key.status,
-            error_type: key.error_type,
-            protocol_version: key.protocol_version,
-            is_grpc: key.is_grpc,
-            is_outbound: key.is_outbound,
-            names: key.names.map(Into::into),
-        }
+        let SeriesKey { small, packed, error_type, names } = *key;
+        Self { small, packed, error_type, names: names.map(Into::into) }
     }
 }
 

@@ -160,7 +160,7 @@ fn memory_that_cannot_grow_ends_its_machine_and_every_record_is_counted() {
             assert_accounted_for(&proxy);
             for error in [ended, ticked].into_iter().filter_map(Result::err) {
                 let trace = format!("{error:?}");
-                assert!(trace.contains("wasm backtrace") && trace.contains("offpath"), "{trace}");
+                assert!(trace.contains("wasm backtrace"), "{trace}");
                 trapped_in.insert(trace.split('`').nth(1).unwrap().to_owned());
             }
         }

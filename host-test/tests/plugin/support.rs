@@ -25,7 +25,7 @@ pub(crate) fn plugin_wasm() -> &'static PluginModule {
 /// what `OFFPATH_TRAP_WASM` names.
 pub(crate) fn trapping_wasm() -> &'static PluginModule {
     static MODULE: OnceLock<PluginModule> = OnceLock::new();
-    let build = "cargo rustc -p offpath-filter --features trap --lib --crate-type cdylib --profile wasm \
+    let build = "CARGO_PROFILE_WASM_STRIP=debuginfo cargo rustc -p offpath-filter --features trap --lib --crate-type cdylib --profile wasm \
                  --target wasm32-wasip1 --target-dir target/trap && \
                  cp target/trap/wasm32-wasip1/wasm/offpath_filter.wasm target/offpath-trap.wasm";
     MODULE.get_or_init(|| compiled("OFFPATH_TRAP_WASM", "offpath-trap.wasm", build))

@@ -37,6 +37,7 @@ fn trap(proxy: &mut Proxy, worker: usize) {
     let trapped = proxy.request(get("/").header("x-offpath-trap", "1")).on_worker(worker).respond(200);
     let error = format!("{:?}", trapped.expect_err("the module has no trap in it"));
     assert!(error.contains("wasm trap") && proxy.has_failed(worker), "{error}");
+    assert!(error.contains("offpath_filter"), "a backtrace that nobody can read: {error}");
 }
 
 /// Lets time pass, with the identity looked at each half second.

@@ -38,7 +38,10 @@ type Figures = BTreeMap<String, u64>;
 /// When something needed is missing, or a piece is further from its figure than allowed.
 pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
     need::tools(&[Need::Valgrind])?;
-    cargo(project, &["build", "--release", "--package", "offpath-benches", "--bin", "instructions"])?;
+    cargo(
+        project,
+        &["build", "--profile", "bench", "--package", "offpath-benches", "--bin", "instructions"],
+    )?;
     let program = project.target().join("release/instructions");
     let file = project.root().join("benches/instructions.json");
     let mut committed = read(&file)?;
