@@ -62,8 +62,8 @@ impl Limiter {
         self.admitted += 1.0;
     }
 
-    /// Halved for each further 24th of the bound beyond half of it, so that each tenfold of a sudden load takes about as many
-    /// records as the one before, and a second is full only after some 250 times as many requests as it may have records.
+    /// Halved for each 24th of the bound beyond half of it: each tenfold of a sudden load takes as many records as the one
+    /// before, and a second is full after some 200 times as many requests as it may have records.
     fn damping(&self) -> f64 {
         let unforeseen = (self.admitted / self.max_per_second - 0.5).max(0.0);
         (-24.0 * unforeseen).exp2()
