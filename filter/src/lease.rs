@@ -26,7 +26,8 @@ const FREE: Owner = [0; 16];
 /// Whoever counts what a lost owner held. Should it be lost while it counts, the next one goes on.
 const COUNTING: Owner = [0xff; 16];
 
-/// Bytes of an encoded slot.
+/// Bytes of an encoded slot. Versions of the plugin that run side by side during an upgrade share the table: whoever changes
+/// what a slot's bytes mean changes the number in the table's key as well (`crate::proxy`).
 const SLOT_LEN: usize = 25;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

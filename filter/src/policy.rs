@@ -3,9 +3,10 @@
 //! [`crate::request`] comes in, a [`Verdict`] goes to [`crate::pipeline`]. Records are dropped here, and both kinds are
 //! counted: those that sampling leaves out, and those beyond `logs.max_records_per_second`.
 //!
-//! Failed and slow requests are always kept where the configuration says so, each with the weight 1. Of the others, which
-//! are called ordinary, a share is kept, each with the weight 1 / share. So the sum of the weights estimates the number of
-//! requests, of any kind of them, without bias; requests whose share is 0 are in no sum.
+//! Failed and slow requests are kept where the configuration says so, of the others, which are called ordinary, a share. A
+//! bound on the records of a second lowers both. Whether a request is kept is up to its randomness, and its weight is 1 / the
+//! share that was said before that was looked at. So the sum of the weights estimates the number of requests, of any kind of
+//! them, without bias; requests whose ratio is 0 and those that a full second refuses are in no sum.
 //! Source: OpenTelemetry's specification, "TraceState: Probability Sampling".
 
 mod limiter;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::config::{Logs, Route, SampleBy};
 use crate::request::FinishedRequest;
 use limiter::Limiter;
+use randomness::Share;
 
 /// What becomes of a request's record.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,16 +29,16 @@ pub enum Verdict {
     },
     /// Sampling leaves it out.
     SampledOut,
-    /// It was chosen, but this second has enough of them. The next record of its kind takes over its weight.
+    /// It was chosen, but this second is full.
     RateLimited,
 }
 
-/// Two kinds of requests, whose records are counted and weighed apart.
+/// Two kinds of requests, of which a bound lowers the one before the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Of which a share is kept.
     Ordinary,
-    /// Failed or slow, and therefore kept always.
+    /// Failed or slow, and therefore kept always but for the bound.
     Always,
 }
 
@@ -87,27 +89,34 @@ impl Policy {
 
     /// Decides on the record of a request, which knows its route.
     pub fn judge(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> Verdict {
-        let rule = self.rule(request);
-        let kind = if self.keeps_always(request, rule) { Kind::Always } else { Kind::Ordinary };
-        if let Some(limiter) = &mut self.limiter {
-            limiter.observe(kind, rule.ratio, now_unix_nano);
-        }
-        let weight = match kind {
-            Kind::Always => 1.0,
-            Kind::Ordinary => {
-                let ratio = rule.ratio * self.limiter.as_ref().map_or(1.0, Limiter::scale);
-                if !randomness::is_within(ratio, || self.randomness(request)) {
-                    return Verdict::SampledOut;
-                }
-                1.0 / ratio
-            }
+        let (kind, share, is_full) = self.share(request, now_unix_nano);
+        let is_kept = match kind {
+            Kind::Ordinary => share.has(|| self.randomness(request)),
+            // Not by an id, which the ordinary requests of a second have filled it by.
+            Kind::Always => share.has(|| randomness::of_chance(&mut self.chance)),
         };
-        match &mut self.limiter {
-            None => Verdict::Keep { weight },
-            Some(limiter) => {
-                limiter.admit(kind, weight).map_or(Verdict::RateLimited, |weight| Verdict::Keep { weight })
-            }
+        if !is_kept {
+            return Verdict::SampledOut;
         }
+        if is_full {
+            return Verdict::RateLimited;
+        }
+        if let Some(limiter) = &mut self.limiter {
+            limiter.admit();
+        }
+        Verdict::Keep { weight: share.weight() }
+    }
+
+    /// Of which kind a request is, what share of such requests is kept now, and whether the second is too full even for that.
+    fn share(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> (Kind, Share, bool) {
+        let rule = self.rule(request);
+        let (kind, ratio) =
+            if self.keeps_always(request, rule) { (Kind::Always, 1.0) } else { (Kind::Ordinary, rule.ratio) };
+        let scale = match &mut self.limiter {
+            Some(limiter) => limiter.scale(kind, ratio, now_unix_nano),
+            None => Some(1.0),
+        };
+        (kind, Share::of(ratio * scale.unwrap_or(1.0)), scale.is_none())
     }
 
     fn rule(&self, request: &FinishedRequest<'_>) -> Rule {

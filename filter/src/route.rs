@@ -56,8 +56,9 @@ impl Routes {
         if self.templates.is_empty() {
             return None;
         }
-        let path = str::from_utf8(path).ok()?;
-        let index = self.routers.iter().find_map(|(_, router)| Some(*router.at(path).ok()?.value))?;
+        // Templates are ASCII: what is not UTF-8 can only be in a parameter's place.
+        let path = String::from_utf8_lossy(path);
+        let index = self.routers.iter().find_map(|(_, router)| Some(*router.at(&path).ok()?.value))?;
         self.get(index)
     }
 
@@ -67,12 +68,14 @@ impl Routes {
     }
 
     fn insert(&mut self, template: &str) -> Result<(), String> {
-        if template.matches('{').count() > MAX_PARAMETERS {
+        // Two stand for a brace that is text.
+        let parameters = template.replace("{{", "");
+        if parameters.matches('{').count() > MAX_PARAMETERS {
             return Err(format!("allowed are at most {MAX_PARAMETERS} parameters"));
         }
         let index =
             u16::try_from(self.templates.len()).map_err(|_| "allowed are fewer templates".to_owned())?;
-        let before_catch_all = template.split_once("{*").map(|(before, _)| before.matches('/').count());
+        let before_catch_all = parameters.split_once("{*").map(|(before, _)| before.matches('/').count());
         let begin = before_catch_all.unwrap_or(NO_CATCH_ALL);
         let place = self.routers.partition_point(|(known, _)| *known > begin);
         if self.routers.get(place).is_none_or(|(known, _)| *known != begin) {

@@ -1,89 +1,85 @@
 //! Keeps the records of a second below a bound without spoiling their weights.
 //!
-//! The share of ordinary requests is lowered to what the last second would have needed. What exceeds the bound all the
-//! same, in a second that is busier than the last, is refused, and the next record of its kind takes over the weight.
+//! What share of its requests a second can keep is said before the request that asks is looked at, from how many there
+//! were in the last second and how many records this one has already. So the weight 1 / share is right for each request by
+//! itself, and every sum of weights is right, whatever it is grouped by. Half of the bound is for what the last second lets
+//! foresee, the other half for what it does not: the fuller the second, the smaller the share. Only what a full second
+//! refuses is missing from the sums.
 
 use super::Kind;
 
 const SECOND_NANO: u64 = 1_000_000_000;
 
 /// Counts seconds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Limiter {
-    max_per_second: u64,
-    began_unix_nano: u64,
-    admitted: u64,
-    /// Requests of this second that are always kept.
-    always: u64,
-    /// How many ordinary requests of this second their own ratios would keep.
+    max_per_second: f64,
+    /// Since the epoch.
+    second: u64,
+    admitted: f64,
+    /// How many records this second's requests would have become by their own ratios.
+    always: f64,
     ordinary: f64,
-    scale: f64,
-    /// Weights of refused records, by [`Kind`].
-    owed: [f64; 2],
+    /// By what their ratios are lowered, going by the last second.
+    always_scale: f64,
+    ordinary_scale: f64,
 }
 
 impl Limiter {
     pub(super) fn new(max_per_second: usize) -> Self {
         Self {
-            max_per_second: max_per_second as u64,
-            began_unix_nano: 0,
-            admitted: 0,
-            always: 0,
+            max_per_second: max_per_second as f64,
+            second: 0,
+            admitted: 0.0,
+            always: 0.0,
             ordinary: 0.0,
-            scale: 1.0,
-            owed: [0.0; 2],
+            always_scale: 1.0,
+            ordinary_scale: 1.0,
         }
     }
 
-    /// A request has ended, whose ratio is `ratio` if it is an ordinary one.
-    pub(super) fn observe(&mut self, kind: Kind, ratio: f64, now_unix_nano: u64) {
-        match now_unix_nano.checked_sub(self.began_unix_nano) {
-            Some(0..SECOND_NANO) => {}
-            Some(elapsed) => {
-                let seconds = elapsed / SECOND_NANO;
-                // After a second without any request there is nothing to go by.
-                let scale = if seconds == 1 { self.needed_scale() } else { 1.0 };
-                self.begin(self.began_unix_nano + seconds * SECOND_NANO, scale);
+    /// By what `ratio`, that of a request which has ended, is lowered; `None` when the second is full.
+    pub(super) fn scale(&mut self, kind: Kind, ratio: f64, now_unix_nano: u64) -> Option<f64> {
+        let second = now_unix_nano / SECOND_NANO;
+        if second != self.second {
+            self.begin(second);
+        }
+        let scale = match kind {
+            Kind::Always => {
+                self.always += ratio;
+                self.always_scale
             }
-            // The clock was set back.
-            None => self.begin(now_unix_nano, self.needed_scale()),
-        }
-        match kind {
-            Kind::Always => self.always += 1,
-            Kind::Ordinary => self.ordinary += ratio,
-        }
-    }
-
-    /// By what the ratios of ordinary requests are lowered in this second.
-    pub(super) fn scale(&self) -> f64 {
-        self.scale
-    }
-
-    /// Takes a record of that weight, which has grown by what is owed; `None` when the second has enough of them.
-    pub(super) fn admit(&mut self, kind: Kind, weight: f64) -> Option<f64> {
-        let [ordinary, always] = &mut self.owed;
-        let owed = match kind {
-            Kind::Ordinary => ordinary,
-            Kind::Always => always,
+            Kind::Ordinary => {
+                self.ordinary += ratio;
+                self.ordinary_scale
+            }
         };
-        if self.admitted >= self.max_per_second {
-            *owed += weight;
-            return None;
+        (self.admitted < self.max_per_second).then(|| scale * self.damping())
+    }
+
+    /// A request has become a record.
+    pub(super) fn admit(&mut self) {
+        self.admitted += 1.0;
+    }
+
+    /// Halved for each 24th of the bound beyond half of it: each tenfold of a sudden load takes as many records as the one
+    /// before, and a second is full after some 200 times as many requests as it may have records.
+    fn damping(&self) -> f64 {
+        let unforeseen = (self.admitted / self.max_per_second - 0.5).max(0.0);
+        (-24.0 * unforeseen).exp2()
+    }
+
+    fn begin(&mut self, second: u64) {
+        if self.second.saturating_add(1) < second {
+            // After a second without any request there is nothing to go by.
+            (self.always, self.ordinary) = (0.0, 0.0);
         }
-        self.admitted += 1;
-        Some(weight + std::mem::take(owed))
-    }
-
-    /// What would have been right for the second that is over. One ordinary record is always allowed for: a share of 0
-    /// would have no weight.
-    fn needed_scale(&self) -> f64 {
-        let left = self.max_per_second.saturating_sub(self.always).max(1) as f64;
-        if self.ordinary > left { left / self.ordinary } else { 1.0 }
-    }
-
-    fn begin(&mut self, at_unix_nano: u64, scale: f64) {
-        self.began_unix_nano = at_unix_nano;
-        self.scale = scale;
-        (self.admitted, self.always, self.ordinary) = (0, 0, 0.0);
+        let room = self.max_per_second / 2.0;
+        // Ordinary requests make room for the others first, but for a rest: a share of 0 would have no weight.
+        let ordinary_room = (room - self.always).max(room / 8.0);
+        self.always_scale = (room / self.always).min(1.0);
+        self.ordinary_scale = (ordinary_room / self.ordinary).min(1.0);
+        self.second = second;
+        (self.admitted, self.always, self.ordinary) = (0.0, 0.0, 0.0);
     }
 }

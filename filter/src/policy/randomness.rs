@@ -13,14 +13,30 @@ const BITS: u32 = 56;
 /// One more than the greatest randomness.
 const END: u64 = 1 << BITS;
 
-/// Whether a request with that randomness is among the share `ratio`: whether the randomness reaches the rejection
-/// threshold, (1 - ratio) × 2^56. It is asked for only where it matters.
-pub(super) fn is_within(ratio: f64, randomness: impl FnOnce() -> u64) -> bool {
-    if ratio >= 1.0 {
-        return true;
+/// The upper half of a UUID's seventh byte.
+const UUID_VERSION: u128 = 0xf << 76;
+
+/// A share of all requests: how many of the 2^56 values their randomness may have, the greatest ones.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share(u64);
+
+impl Share {
+    /// The share that is nearest to `ratio`, and none only for 0.
+    pub(super) fn of(ratio: f64) -> Self {
+        let nearest = (ratio * END as f64).round() as u64;
+        Self(nearest.clamp(u64::from(ratio > 0.0), END))
     }
-    let accepted = (ratio * END as f64).round() as u64;
-    accepted > 0 && randomness() >= END.saturating_sub(accepted)
+
+    /// Whether it has a request with that randomness: whether the randomness reaches the rejection threshold, (1 - ratio) ×
+    /// 2^56. It is asked for only where it matters.
+    pub(super) fn has(self, randomness: impl FnOnce() -> u64) -> bool {
+        self.0 >= END || (self.0 > 0 && randomness() >= END - self.0)
+    }
+
+    /// How many requests one of it stands for.
+    pub(super) fn weight(self) -> f64 {
+        END as f64 / self.0 as f64
+    }
 }
 
 /// The trace's own: `rv` of `tracestate` where somebody has stated it, else the last seven bytes of the trace id.
@@ -28,18 +44,20 @@ pub(super) fn of_trace(context: TraceContext, tracestate: &[u8]) -> Option<u64> 
     stated(tracestate).or_else(|| last_bytes(&context.trace_id))
 }
 
-/// The same for the same request id, in whatever proxy. The version in a UUID is left out, for Envoy notes there why it
-/// traces a request; the last seven bytes are random in all versions that are in use. Any other id is hashed.
+/// The same for the same request id, in whatever proxy: a hash, since no part of an id is random in all ids that there are.
+/// The version in a UUID is left out, for Envoy notes there why it traces a request.
 pub(super) fn of_request_id(id: &[u8]) -> Option<u64> {
     if id.is_empty() {
         return None;
     }
     let uuid = uuid::Uuid::try_parse_ascii(id).ok().filter(|_| id.len() == uuid::fmt::Hyphenated::LENGTH);
-    match uuid {
-        Some(uuid) => last_bytes(uuid.as_bytes()),
-        // The key is zero: every proxy must come to the same.
-        None => Some(SipHasher13::new().hash(id) >> (u64::BITS - BITS)),
-    }
+    // The key is zero: every proxy must come to the same.
+    let hash = SipHasher13::new();
+    let hash = match uuid {
+        Some(uuid) => hash.hash(&(uuid.as_u128() & !UUID_VERSION).to_be_bytes()),
+        None => hash.hash(id),
+    };
+    Some(hash >> (u64::BITS - BITS))
 }
 
 /// Nobody's but ours.
@@ -102,11 +120,13 @@ mod tests {
     #[test]
     fn a_request_id_decides_alike_everywhere() {
         let id = b"8786c783-4b8d-4c8a-a3ee-2ed2e1b0eebd";
-        assert_eq!(of_request_id(id), Some(0xee_2ed2_e1b0_eebd));
+        // SipHash-1-3 under the key zero, its upper 56 bits, of the UUID's bytes without the version: a change of these would
+        // split a fleet.
+        assert_eq!(of_request_id(id), Some(67_005_324_252_753_866));
         // Envoy marks traced requests in the place of the version, and ids come in either case.
         assert_eq!(of_request_id(b"8786C783-4B8D-9C8A-A3EE-2ED2E1B0EEBD"), of_request_id(id));
         assert_eq!(of_request_id(b""), None);
-        // SipHash-1-3 of the bytes under the key zero, its upper 56 bits: a change of these would split a fleet.
+        // Of any other id's bytes as they are.
         assert_eq!(of_request_id(b"r-1"), Some(0xfa50_7525_d8ee_ef82 >> 8));
         assert_ne!(of_request_id(b"r-2"), of_request_id(b"r-1"));
     }
@@ -115,19 +135,41 @@ mod tests {
     fn the_threshold_is_the_specifications() {
         // (1 - 0.25) × 2^56.
         let threshold = 0xc0_0000_0000_0000;
-        assert!(is_within(0.25, || threshold));
-        assert!(!is_within(0.25, || threshold - 1));
-        assert!(is_within(1.0, || unreachable!("all are kept, whatever they are like")));
-        assert!(!is_within(0.0, || unreachable!("none is kept, whatever it is like")));
-        assert!(!is_within(f64::MIN_POSITIVE, || END - 1));
-        assert!(is_within(1.0 / END as f64, || END - 1));
+        assert!(Share::of(0.25).has(|| threshold));
+        assert!(!Share::of(0.25).has(|| threshold - 1));
+        assert!(Share::of(1.0).has(|| unreachable!("all are kept, whatever they are like")));
+        assert!(!Share::of(0.0).has(|| unreachable!("none is kept, whatever it is like")));
+    }
+
+    #[test]
+    fn a_weight_is_that_of_the_share_which_is_really_kept() {
+        for (ratio, accepted) in [(1.0, END), (0.25, END / 4), (1.4 / END as f64, 1), (f64::MIN_POSITIVE, 1)]
+        {
+            let share = Share::of(ratio);
+            assert_eq!(share.weight(), END as f64 / accepted as f64, "{ratio}");
+            assert!(share.has(|| END - accepted), "{ratio}");
+            assert!(accepted == END || !share.has(|| END - accepted - 1), "{ratio}");
+        }
+    }
+
+    #[test]
+    fn ids_that_count_or_name_their_maker_are_spread_like_others() {
+        // Versions 1 and 6 end in what is the same for all ids of a process, counters begin with zeros.
+        let makers: [fn(u128) -> u128; 3] =
+            [|n| 0x1ec9_414c << 96 | n << 80 | 0x9f6b_dece_d846, |n| n << 64 | 0x8000_0000_0000_0001, |n| n];
+        for id in makers {
+            let ids = (0..10_000).map(|n| uuid::Uuid::from_u128(id(n)).to_string());
+            let kept = ids.filter(|id| Share::of(0.1).has(|| of_request_id(id.as_bytes()).unwrap())).count();
+            // Four standard deviations of 30.
+            assert!((880..=1120).contains(&kept), "{kept} of 10000, {}", uuid::Uuid::from_u128(id(1)));
+        }
     }
 
     proptest! {
         #[test]
         fn what_a_ratio_keeps_a_greater_one_keeps(randomness in 0..END, some in 0.0..=1.0, other in 0.0..=1.0) {
             let (less, more) = if some < other { (some, other) } else { (other, some) };
-            prop_assert!(is_within(more, || randomness) || !is_within(less, || randomness));
+            prop_assert!(Share::of(more).has(|| randomness) || !Share::of(less).has(|| randomness));
         }
 
         #[test]

@@ -2,6 +2,7 @@
 //! requests: over many requests, within four standard errors, from fixed seeds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 
 use super::*;
 use crate::capture::{Captured, Plan};
@@ -54,6 +55,11 @@ impl Hop {
     }
 
     fn judge(&mut self, request: &Simulated, now: u64) -> Verdict {
+        self.judge_and_vary(request, now).0
+    }
+
+    /// The variance of a weight, which is that of its share, goes with it.
+    fn judge_and_vary(&mut self, request: &Simulated, now: u64) -> (Verdict, f64) {
         self.captured.clear();
         for path in self.plan.property_paths() {
             let value = match path {
@@ -71,11 +77,10 @@ impl Hop {
         }
         let mut finished = FinishedRequest::read(&self.plan, &self.captured, now);
         finished.route = self.routes.find(finished.path_and_query().0);
-        self.policy.judge(&finished, now)
-    }
-
-    fn scale(&self) -> f64 {
-        self.policy.limiter.as_ref().map_or(1.0, Limiter::scale)
+        let limiter = self.policy.limiter.clone();
+        let (_, share, _) = self.policy.share(&finished, now);
+        self.policy.limiter = limiter;
+        (self.policy.judge(&finished, now), share.weight() - 1.0)
     }
 }
 
@@ -173,13 +178,14 @@ fn stated_randomness_goes_before_the_trace_id() {
     for (tracestate, expected) in [("ot=rv:ffffffffffffff", Some(100.0)), ("ot=rv:00000000000000", None)] {
         for ids in [1, u128::MAX] {
             let request = Simulated { ids, tracestate, ..ORDINARY };
-            assert_eq!(weight(hop.judge(&request, NOW)), expected, "{tracestate}");
+            let rounded = weight(hop.judge(&request, NOW)).map(f64::round);
+            assert_eq!(rounded, expected, "{tracestate}");
         }
     }
 }
 
-/// Sums over a simulation: what was there, what the weights say, and the standard error of that.
-#[derive(Default)]
+/// Sums over a simulation: what was there, what the weights say, and the variance of that.
+#[derive(Debug, Default)]
 struct Sum {
     requests: f64,
     weights: f64,
@@ -187,118 +193,203 @@ struct Sum {
 }
 
 impl Sum {
+    fn add(&mut self, verdict: Verdict, variance: f64) {
+        self.requests += 1.0;
+        self.weights += weight(verdict).unwrap_or(0.0);
+        self.variance += variance;
+    }
+
     fn assert_unbiased(&self, what: &str) {
         let (difference, error) = (self.weights - self.requests, self.variance.sqrt());
-        assert!(
-            difference.abs() <= 4.0 * error,
-            "{what}: {} instead of {}, off by {:.2} standard errors",
-            self.weights,
-            self.requests,
-            difference / error
-        );
+        assert!(difference.abs() <= 4.0 * error, "{what}: {self:?}, off by {:.2}", difference / error);
     }
 }
 
-/// Runs `seconds`, of which each has as many requests as `rate` says. Checks the sums of all requests, of the failed ones
-/// and, where no record hands its weight to another, of each path; returns how many records a second had at most.
-fn simulate(sections: &str, seed: u64, seconds: u64, mut rate: impl FnMut(u64) -> u64) -> u64 {
+/// What a simulation came to.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// By path, of all paths, and of each kind.
+    sums: BTreeMap<&'static str, Sum>,
+    /// How many records a second had at most.
+    most_records: u64,
+    rate_limited: u64,
+}
+
+impl Outcome {
+    fn assert_unbiased(&self) {
+        self.sums.iter().for_each(|(what, sum)| sum.assert_unbiased(what));
+    }
+}
+
+/// Runs seconds that have these requests each, spread evenly.
+fn simulate(
+    sections: &str,
+    seed: u64,
+    seconds: u64,
+    requests: impl Fn(u64, &mut fastrand::Rng) -> Vec<Simulated>,
+) -> Outcome {
     let mut hop = Hop::new(sections, seed);
     let mut chance = fastrand::Rng::with_seed(seed);
-    let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
-    let mut most = 0;
+    let mut outcome = Outcome::default();
     for second in 0..seconds {
-        let (requests, mut records) = (rate(second), 0);
-        for number in 0..requests {
-            let request = Simulated::new(&mut chance);
-            let now = NOW + second * SECOND + number * SECOND / requests;
-            let verdict = hop.judge(&request, now);
-            let is_always = request.status == 503 || request.duration_nano == 900_000_000;
-            let ratio = if request.path == "/health" { 0.01 } else { 0.05 } * hop.scale();
-            let variance = if is_always { 0.0 } else { 1.0 / ratio - 1.0 };
+        let requests = requests(second, &mut chance);
+        let mut records = 0;
+        for (number, request) in requests.iter().enumerate() {
+            let now = NOW + second * SECOND + number as u64 * SECOND / requests.len() as u64;
+            let (verdict, variance) = hop.judge_and_vary(request, now);
             records += u64::from(weight(verdict).is_some());
-            let path = Some(request.path).filter(|_| hop.policy.limiter.is_none());
-            let kind = if is_always { "always" } else { "ordinary" };
-            for what in ["all", kind].into_iter().chain(path) {
-                let sum = sums.entry(what).or_default();
-                sum.requests += 1.0;
-                sum.weights += weight(verdict).unwrap_or(0.0);
-                sum.variance += variance;
+            outcome.rate_limited += u64::from(verdict == Verdict::RateLimited);
+            let is_always = request.status == 503 || request.duration_nano == 900_000_000;
+            for what in ["all", if is_always { "always" } else { "ordinary" }, request.path] {
+                outcome.sums.entry(what).or_default().add(verdict, variance);
             }
         }
-        most = most.max(records);
+        outcome.most_records = outcome.most_records.max(records);
     }
-    sums.iter().for_each(|(what, sum)| sum.assert_unbiased(&format!("{sections}, {what}")));
-    most
+    outcome
+}
+
+fn mixed(requests: u64, chance: &mut fastrand::Rng) -> Vec<Simulated> {
+    (0..requests).map(|_| Simulated::new(chance)).collect()
 }
 
 const ROUTES: &str = r#""routes":[{"template":"/health","sample_ratio":0.01},"/orders/{*rest}"]"#;
 
+const BY: [(u64, &str); 3] = [(1, "trace"), (2, "request"), (3, "random")];
+
 #[test]
 fn the_weights_add_up_to_the_number_of_requests() {
-    for (seed, by) in [(1, "trace"), (2, "request"), (3, "random")] {
+    for (seed, by) in BY {
         let logs = format!(r#""logs":{{"sample_ratio":0.05,"sample_by":"{by}","keep_slower_than":"500ms"}}"#);
-        simulate(&format!("{logs},{ROUTES}"), seed, 10, |_| 10_000);
+        simulate(&format!("{logs},{ROUTES}"), seed, 10, |_, chance| mixed(10_000, chance)).assert_unbiased();
     }
 }
 
-/// Calm, busy and mad seconds, and quiet ones at last, in which all that is owed is taken over.
-fn uneven(second: u64) -> u64 {
-    if second >= 21 { 40 } else { [300, 3000, 900, 12_000, 20, 5000, 5000][second as usize % 7] }
+/// Calm, busy and mad seconds.
+fn uneven(second: u64, chance: &mut fastrand::Rng) -> Vec<Simulated> {
+    mixed([300, 3000, 900, 12_000, 20, 5000, 5000][second as usize % 7], chance)
 }
 
 #[test]
 fn a_bound_on_the_rate_is_kept_and_the_weights_still_add_up() {
-    for (seed, by) in [(4, "trace"), (5, "request"), (6, "random")] {
+    for (seed, by) in BY {
         let logs = format!(
             r#""logs":{{"sample_ratio":0.05,"sample_by":"{by}","keep_slower_than":"500ms","max_records_per_second":100}}"#
         );
-        assert_eq!(simulate(&format!("{logs},{ROUTES}"), seed, 31, uneven), 100, "{by}");
+        let outcome = simulate(&format!("{logs},{ROUTES}"), seed, 21, uneven);
+        outcome.assert_unbiased();
+        assert_eq!(outcome.rate_limited, 0, "{by}");
+        assert!((51..=100).contains(&outcome.most_records), "{by}, {outcome:?}");
     }
 }
 
 #[test]
-fn a_bound_below_the_rate_of_failures_leaves_room_for_one_ordinary_record() {
-    let logs = r#""logs":{"sample_ratio":0.05,"keep_slower_than":"500ms","max_records_per_second":10}"#;
-    assert_eq!(simulate(&format!("{logs},{ROUTES}"), 7, 31, uneven), 10);
+fn a_bound_below_the_rate_of_failures_lowers_the_share_of_those_as_well() {
+    let logs = r#""logs":{"sample_ratio":0.05,"keep_slower_than":"500ms","max_records_per_second":20}"#;
+    let outcome =
+        simulate(&format!("{logs},{ROUTES}"), 7, 60, |second, chance| mixed(1000 + second * 100, chance));
+    outcome.assert_unbiased();
+    assert_eq!((outcome.rate_limited, outcome.most_records <= 20), (0, true));
+}
+
+fn bounded(by: &str) -> String {
+    format!(r#""logs":{{"sample_by":"{by}","keep_slower_than":"500ms","max_records_per_second":100}}"#)
+}
+
+/// So many of one path.
+fn requests_of(request: &Simulated, requests: usize, chance: &mut fastrand::Rng) -> Vec<Simulated> {
+    (0..requests).map(|_| Simulated { ids: chance.u128(1..), ..request.clone() }).collect()
 }
 
 #[test]
-fn what_a_second_refuses_the_next_record_of_its_kind_stands_for() {
-    let mut hop = Hop::new(r#""logs":{"max_records_per_second":2}"#, 0);
-    let failed = Simulated { status: 503, ..ORDINARY };
-    let keep = |weight| Verdict::Keep { weight };
-    for (request, verdict) in [
-        (&ORDINARY, keep(1.0)),
-        (&failed, keep(1.0)),
-        (&ORDINARY, Verdict::RateLimited),
-        (&failed, Verdict::RateLimited),
-        (&failed, Verdict::RateLimited),
-    ] {
-        assert_eq!(hop.judge(request, NOW + SECOND - 1), verdict);
+fn what_comes_first_in_each_second_and_what_comes_last_is_not_told_from_the_rest() {
+    for (seed, by) in BY {
+        let outcome = simulate(&bounded(by), seed, 60, |_, chance| {
+            let mut requests = requests_of(&Simulated { path: "/first", ..ORDINARY }, 5, chance);
+            requests.extend(requests_of(&ORDINARY, 1000, chance));
+            requests.extend(requests_of(&Simulated { path: "/last", ..ORDINARY }, 5, chance));
+            requests
+        });
+        outcome.assert_unbiased();
+        assert_eq!((outcome.rate_limited, outcome.most_records <= 100), (0, true), "{by}");
     }
-    // A failed one more than the bound would leave nothing: one is allowed for, of the two that there were.
-    assert_eq!(hop.judge(&failed, NOW + SECOND), keep(3.0));
-    assert_eq!(hop.scale(), 0.5);
+}
+
+#[test]
+fn slow_requests_amid_a_storm_of_errors_are_not_drowned() {
+    for (seed, by) in BY {
+        let outcome = simulate(&bounded(by), seed, 40, |second, chance| {
+            let errors = if second % 20 < 15 { 3000 } else { 2 };
+            let slow = Simulated { path: "/slow", duration_nano: 900_000_000, ..ORDINARY };
+            let mut requests = requests_of(&Simulated { status: 503, ..ORDINARY }, errors, chance);
+            requests.extend(requests_of(&Simulated { path: "/calm", ..ORDINARY }, 50, chance));
+            requests.extend(requests_of(&slow, 10, chance));
+            chance.shuffle(&mut requests);
+            requests
+        });
+        outcome.assert_unbiased();
+        assert_eq!((outcome.rate_limited, outcome.most_records <= 100), (0, true), "{by}");
+    }
+}
+
+#[test]
+fn a_sudden_tenfold_load_is_estimated_like_any_other() {
+    for (seed, by) in BY {
+        let outcome = simulate(&bounded(by), seed, 100, |second, chance| {
+            mixed(if second % 10 == 9 { 2000 } else { 200 }, chance)
+        });
+        outcome.assert_unbiased();
+        assert_eq!((outcome.rate_limited, outcome.most_records <= 100), (0, true), "{by}");
+    }
+}
+
+#[test]
+fn a_full_second_refuses_what_would_have_been_kept() {
+    let mut hop = Hop::new(
+        r#""logs":{"max_records_per_second":1},"routes":[{"template":"/health","sample_ratio":0}]"#,
+        0,
+    );
+    let verdicts = [
+        &ORDINARY,
+        &ORDINARY,
+        &Simulated { status: 503, ..ORDINARY },
+        &Simulated { path: "/health", ..ORDINARY },
+    ]
+    .map(|request| hop.judge(request, NOW));
+    assert_eq!(
+        verdicts,
+        [Verdict::Keep { weight: 1.0 }, Verdict::RateLimited, Verdict::RateLimited, Verdict::SampledOut]
+    );
+}
+
+/// The weight of the first record of the second after one that had these requests.
+fn weight_after(ordinary: usize, failed: usize, request: &Simulated, passed: u64) -> Option<f64> {
+    let mut hop = Hop::new(r#""logs":{"max_records_per_second":100}"#, 0);
+    let failure = Simulated { status: 503, ..ORDINARY };
+    for request in iter::repeat_n(&ORDINARY, ordinary).chain(iter::repeat_n(&failure, failed)) {
+        hop.judge(request, NOW);
+    }
+    weight(hop.judge(request, NOW + passed))
+}
+
+#[test]
+fn the_ratio_is_lowered_by_the_last_second_and_that_of_failed_requests_last() {
     let kept = Simulated { ids: u128::MAX, ..ORDINARY };
-    assert_eq!(hop.judge(&kept, NOW + SECOND), keep(3.0));
-    assert_eq!(hop.judge(&kept, NOW + SECOND), Verdict::RateLimited);
-}
-
-#[test]
-fn the_ratio_is_lowered_by_the_last_second_only() {
-    let mut hop = Hop::new(r#""logs":{"max_records_per_second":10}"#, 0);
-    let mut scale_after = |requests: u64, now: u64| {
-        for _ in 0..requests {
-            hop.judge(&ORDINARY, now);
-        }
-        hop.scale()
-    };
-    assert_eq!(scale_after(100, NOW), 1.0, "nothing is known of the second before");
-    assert_eq!(scale_after(1, NOW + SECOND), 0.1);
-    assert_eq!(scale_after(40, NOW + 2 * SECOND), 1.0);
-    assert_eq!(scale_after(100, NOW + 3 * SECOND), 0.25);
-    assert_eq!(scale_after(1, NOW + 5 * SECOND), 1.0, "a second without requests lies between");
-    assert_eq!(scale_after(19, NOW + 5 * SECOND), 1.0);
-    assert_eq!(scale_after(1, NOW + 2 * SECOND), 0.5, "the clock was set back");
-    assert_eq!(scale_after(1, NOW + 2 * SECOND + SECOND / 2), 0.5);
+    for (ordinary, failed, expected) in
+        [(50, 0, 1.0), (100, 0, 2.0), (100, 30, 5.0), (100, 50, 16.0), (100, 500, 16.0)]
+    {
+        let weight = weight_after(ordinary, failed, &kept, SECOND);
+        assert!(
+            weight.is_some_and(|weight| (weight - expected).abs() < 1e-9),
+            "{ordinary} {failed}: {weight:?}"
+        );
+    }
+    let failure = Simulated { status: 503, ..ORDINARY };
+    assert_eq!(weight_after(1000, 50, &failure, SECOND), Some(1.0), "the ordinary ones make room");
+    assert_eq!(weight_after(1000, 0, &kept, 2 * SECOND), Some(1.0), "a second without requests lies between");
+    let mut hop = Hop::new(r#""logs":{"max_records_per_second":100}"#, 0);
+    for _ in 0..200 {
+        hop.judge(&ORDINARY, NOW);
+    }
+    assert_eq!(weight(hop.judge(&kept, NOW - 5 * SECOND)), Some(4.0), "the clock was set back");
 }

@@ -7,8 +7,9 @@ use super::host::{self, Statistics};
 use crate::lease::{Lost, Owner, ROUND_NANO, Table, Watch};
 use crate::ledger::{Ledger, Reason, Stat};
 
-/// The key of the table, shared by all machines of one `vm_id`.
-const KEY: &[u8] = b"offpath.slots";
+/// The key of the table, shared by all machines of one `vm_id`, of whatever version of the plugin: the number is that of the
+/// table's layout.
+const KEY: &[u8] = b"offpath.slots.1";
 
 /// How often a change of the table is tried when others change it at the same time.
 const MAX_TRIES: u32 = 16;
@@ -102,11 +103,19 @@ impl Lease {
         for lost in self.watch.look(&table, self.owner) {
             self.count_lost(lost, statistics);
         }
-        if self.held.is_some() && change_table(|table| table.beat(self.owner).then_some(())).is_none() {
+        if self.held.is_some() && change_table(|table| self.beat(table)).is_none() {
             // Either the slot is gone, or all tries met with others' changes, which the next round makes good.
             return read_table().is_none_or(|(table, _)| table.slot_of(self.owner).is_some());
         }
         true
+    }
+
+    /// Says again that it is leaving, too: all tries to say so may have met with others' changes.
+    fn beat(&self, table: &mut Table) -> Option<()> {
+        if self.is_leaving {
+            table.leave(self.owner);
+        }
+        table.beat(self.owner).then_some(())
     }
 
     /// Gives the slot up; what the gauges held has had its end.

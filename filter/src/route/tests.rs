@@ -70,8 +70,29 @@ fn a_path_without_a_template_has_no_route() {
     for path in ["", "*", "orders/7", "/orders", "/orders/", "/orders/7/", "/Orders/7", "/files/", "/other"] {
         assert_eq!(found(&routes, path), None, "{path}");
     }
-    assert_eq!(routes.find(b"/orders/\xff"), None, "a template is for text");
+    assert_eq!(routes.find(b"/\xff/7"), None);
     assert_eq!(found(&Routes::default(), "/"), None);
+}
+
+#[test]
+fn what_is_not_utf_8_is_a_parameter_like_any_other() {
+    let routes = routes(&["/orders/{id}", "/files/{*path}"]).unwrap();
+    assert_eq!(routes.find(b"/orders/\xff").map(|found| found.index), Some(0));
+    assert_eq!(routes.find(b"/files/a/\xc3").map(|found| found.index), Some(1));
+}
+
+#[test]
+fn escaped_braces_are_text() {
+    let text = "/a/{{*}}";
+    let routes = routes(&["/{x}/{*rest}", text, &"/{{".repeat(26)]).unwrap();
+    assert_eq!(found(&routes, "/a/{*}"), Some(text), "it has no catch-all, and so goes before one");
+    assert_eq!(found(&routes, "/a/b"), Some("/{x}/{*rest}"));
+    assert_eq!(
+        routes.find("/{".repeat(26).as_bytes()).map(|found| found.index),
+        Some(2),
+        "nor has it parameters"
+    );
+    assert_eq!(routes.routers.iter().map(|(begin, _)| *begin).collect::<Vec<_>>(), [NO_CATCH_ALL, 2]);
 }
 
 #[test]

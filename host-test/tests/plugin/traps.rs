@@ -163,7 +163,7 @@ fn many_traps_leave_nothing_behind() {
         assert_eq!(dropped(&proxy, "vm_lost"), 3 * round);
         assert_eq!(proxy.gauge("offpath_records_pending"), 0);
     }
-    let table = proxy.shared_data("offpath.slots").unwrap();
+    let table = proxy.shared_data("offpath.slots.1").unwrap();
     assert!(table.len() <= 2 * 24, "{} bytes for one machine at a time", table.len());
 }
 
