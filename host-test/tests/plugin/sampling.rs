@@ -267,6 +267,8 @@ fn a_second_has_no_more_records_than_allowed_and_their_weights_tell_of_the_other
     {
         let variance: f64 = weights.iter().map(|weight| weight * (weight - 1.0)).sum();
         let sum: f64 = weights.iter().sum();
+        // Of few requests that are nearly all kept, none of the few that are not may be there to tell of it.
+        let variance = variance.max(requests / 10.0);
         assert!((sum - requests).abs() <= 4.0 * variance.sqrt(), "{sum} instead of {requests}");
     }
     assert_eq!(proxy.counter("offpath_records_captured_total"), 2000);
