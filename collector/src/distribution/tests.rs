@@ -1,3 +1,5 @@
+//! Distributions merged, subtracted and asked for quantiles, against exact values.
+
 use super::*;
 
 fn index(value: f64, scale: i32) -> i32 {
