@@ -57,8 +57,10 @@ pub fn host_answers(plan: &Plan, captured: &Captured) -> (Vec<u8>, Vec<u8>) {
         .map(|(slot, header)| (header.name.as_slice(), captured.slot(slot)))
         .filter(|(_, value)| !value.is_empty())
         .collect();
-    let listed: Vec<_> =
-        (stage.headers().len()..stage.slots()).map(|slot| (captured.slot(slot), &[][..])).collect();
+    let listed: Vec<_> = (stage.headers().len()..)
+        .take(stage.list_slots())
+        .map(|slot| (captured.slot(slot), &[][..]))
+        .collect();
     (pairs(&headers), pairs(&listed))
 }
 
