@@ -13,7 +13,7 @@ use xtask::{
     },
 };
 
-use crate::proxy::{ENVOY_1_36, ENVOY_1_40, Proxy, bootstrap, collector, folder};
+use crate::proxy::{ENVOY_1_36, ENVOY_1_40, Proxy, bootstrap, collector, folder, stored_numbers};
 
 const REQUESTS: u64 = 10_000;
 const CONNECTIONS: usize = 16;
@@ -76,14 +76,7 @@ async fn every_request_is_stored_once(release: Release, mode: Mode) {
     .await
     .unwrap();
 
-    let mut numbers: Vec<u64> = collector
-        .logs("")
-        .await
-        .unwrap()
-        .iter()
-        .map(|record| record.query_parameter("n").unwrap().parse().unwrap())
-        .collect();
-    numbers.sort_unstable();
+    let numbers = stored_numbers(&collector).await;
     assert!(numbers.iter().copied().eq(0..REQUESTS), "{} records, not each number once", numbers.len());
 
     for worker in 0..WORKERS {

@@ -12,7 +12,7 @@ use xtask::{
     fetch::{self, Release},
     harness::{
         bootstrap::{Bootstrap, Mode},
-        collector::Collector,
+        collector::{Collector, LogRecord},
         envoy::Envoy,
         upstream::Upstream,
     },
@@ -49,6 +49,15 @@ pub(crate) async fn folder() -> TempDir {
     let parent = project().await.target().join("end-to-end");
     std::fs::create_dir_all(&parent).unwrap();
     TempDir::new_in(parent).unwrap()
+}
+
+/// The parameter `n` of each request whose record is stored, the least first.
+pub(crate) async fn stored_numbers(collector: &Collector) -> Vec<u64> {
+    let records = collector.logs("").await.unwrap();
+    let number = |record: &LogRecord| record.query_parameter("n").unwrap().parse().unwrap();
+    let mut numbers: Vec<u64> = records.iter().map(number).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// The shipped configuration of a mode, for a release, with the plugin's keys changed.

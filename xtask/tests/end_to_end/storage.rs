@@ -9,7 +9,7 @@ use xtask::harness::{
     load, wait,
 };
 
-use crate::proxy::{ENVOY_1_40, EVERYWHERE, Proxy, bootstrap, collector, folder};
+use crate::proxy::{ENVOY_1_40, EVERYWHERE, Proxy, bootstrap, collector, folder, stored_numbers};
 
 async fn stored(collector: &Collector, records: u64) {
     wait::until_equal("the records stored", &records, async || Ok(collector.accounting().await?.stored))
@@ -75,14 +75,7 @@ async fn a_listener_with_both_modes_records_each_request_twice() {
     load::keep_alive(proxy.address(), 4, 50, |n| load::get(&format!("/orders/{n}?n={n}"))).await.unwrap();
     stored(&collector, 100).await;
 
-    let mut numbers: Vec<u64> = collector
-        .logs("")
-        .await
-        .unwrap()
-        .iter()
-        .map(|record| record.query_parameter("n").unwrap().parse().unwrap())
-        .collect();
-    numbers.sort_unstable();
+    let numbers = stored_numbers(&collector).await;
     assert!(numbers.iter().copied().eq((0..50).flat_map(|n| [n, n])), "{numbers:?}");
 }
 
