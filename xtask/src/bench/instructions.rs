@@ -1,7 +1,7 @@
 //! `cargo xtask bench instructions`: how many instructions each piece of the plugin's hot path takes, under callgrind.
 //!
 //! Time on a shared machine hides a regression of a tenth; instructions are the same on every run of one build. They are
-//! compared with those in `benches/instructions.json`, by architecture, and more than [`TOLERANCE_PERCENT`] apart is an error in
+//! compared with those in `benches/instructions.json`, by architecture, and more than `TOLERANCE_PERCENT` apart is an error in
 //! either direction: what became cheaper is to be committed too, or the next regression hides behind it.
 
 use std::collections::BTreeMap;
