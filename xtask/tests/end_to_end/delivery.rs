@@ -140,6 +140,23 @@ async fn records_that_nobody_takes_for_too_long_are_counted_as_expired() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_envoy_refuses_are_tried_until_the_records_expire() {
+    let receiver = Receiver::start().await.unwrap();
+    for (cluster, mode) in [("unknown", Mode::AccessLogger), ("empty", Mode::HttpFilter)] {
+        let keys = keys([("collector.cluster", json!(cluster)), ("retry.max_elapsed", json!("300ms"))]);
+        let mut bootstrap = bootstrap(ENVOY_1_40, mode, &keys).await;
+        let without_endpoints = json!({"name": "empty", "load_assignment": {"cluster_name": "empty"}});
+        bootstrap.at("/static_resources/clusters").unwrap().as_array_mut().unwrap().push(without_endpoints);
+        let proxy = Proxy::start(ENVOY_1_40, bootstrap, receiver.address()).await;
+        send(&proxy).await;
+        settled(&proxy, 0, &[("expired", REQUESTS)]).await;
+        let sent = proxy.stats("offpath_batches_(sent|retried)_total").await.unwrap();
+        assert_eq!(sent.values().sum::<u64>(), 0, "{cluster}");
+    }
+    assert_eq!(receiver.take_calls().len(), 0);
+}
+
 /// The documented way to stop Envoy.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_is_drained_and_stopped_loses_nothing() {
