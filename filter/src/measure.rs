@@ -39,6 +39,8 @@ struct Series {
     attributes: Vec<u8>,
     /// In the order of [`METRICS`]: a request is in one of the first two, by its direction.
     histograms: [Histogram; METRICS.len()],
+    /// Since when those have measured that hold points which could not be delivered.
+    handed_back_since_unix_nano: [Option<u64>; METRICS.len()],
 }
 
 impl Measurements {
@@ -88,8 +90,7 @@ impl Measurements {
     ) -> u64 {
         // Where a clock was set back, nothing ends before it began.
         self.start_unix_nano = self.start_unix_nano.min(now_unix_nano);
-        let mut writer =
-            Writer::new(envelope, self.temporality, max_bytes, self.start_unix_nano, now_unix_nano, take);
+        let mut writer = Writer::new(envelope, self.temporality, max_bytes, now_unix_nano, take);
         for (index, metric) in METRICS.iter().enumerate() {
             let ordinary = self.series.iter_mut().map(|(key, series)| (Some(key), series));
             for (key, series) in ordinary.chain(self.overflow.iter_mut().map(|series| (None, series))) {
@@ -97,11 +98,15 @@ impl Measurements {
                     series.histograms.get_mut(index).filter(|histogram| histogram.count() > 0)
                 {
                     histogram.settle(&self.layout);
-                    writer.point(metric, &series.attributes, histogram, &self.layout, || Part {
+                    let handed_back = series.handed_back_since_unix_nano.get(index).copied().flatten();
+                    let start_unix_nano = self.start_unix_nano.min(handed_back.unwrap_or(u64::MAX));
+                    let part = || Part {
                         key: key.cloned(),
                         metric: index,
+                        start_unix_nano,
                         histogram: histogram.clone(),
-                    });
+                    };
+                    writer.point(metric, &series.attributes, start_unix_nano, histogram, &self.layout, part);
                 }
             }
         }
@@ -115,14 +120,15 @@ impl Measurements {
 
     /// Measures again what an export could not deliver.
     pub fn absorb(&mut self, points: DeltaPoints) {
-        self.start_unix_nano = self.start_unix_nano.min(points.start_unix_nano);
-        for Part { key, metric, histogram } in points.parts {
+        for Part { key, metric, start_unix_nano, histogram } in points.parts {
             let (series, layout) = match &key {
                 Some(key) => self.series_of(&key.borrowed()),
                 None => self.overflow_series(),
             };
-            if let Some(known) = series.histograms.get_mut(metric) {
+            let since = series.handed_back_since_unix_nano.get_mut(metric);
+            if let (Some(known), Some(since)) = (series.histograms.get_mut(metric), since) {
                 known.merge(layout, histogram);
+                *since = Some(since.map_or(start_unix_nano, |since| since.min(start_unix_nano)));
             }
         }
     }
@@ -149,7 +155,7 @@ impl Measurements {
 
 impl Series {
     fn new(attributes: Vec<u8>) -> Self {
-        Self { attributes, histograms: Default::default() }
+        Self { attributes, histograms: Default::default(), handed_back_since_unix_nano: Default::default() }
     }
 }
 

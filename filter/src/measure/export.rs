@@ -21,7 +21,6 @@ pub struct ExportedRequest {
 /// What the data points of a delta export were made of, to be measured again if they cannot be delivered.
 #[derive(Debug)]
 pub struct DeltaPoints {
-    pub(super) start_unix_nano: u64,
     pub(super) parts: Vec<Part>,
 }
 
@@ -31,6 +30,7 @@ pub(super) struct Part {
     pub(super) key: Option<SeriesKey<Box<[u8]>>>,
     /// The index in [`METRICS`].
     pub(super) metric: usize,
+    pub(super) start_unix_nano: u64,
     pub(super) histogram: Histogram,
 }
 
@@ -64,7 +64,6 @@ pub(super) struct Writer<'e, Take> {
     temporality: Temporality,
     max_bytes: usize,
     envelope_bytes: usize,
-    start_unix_nano: u64,
     now_unix_nano: u64,
     take: Take,
     oversized_points: u64,
@@ -87,7 +86,6 @@ impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
         envelope: &'e Envelope,
         temporality: Temporality,
         max_bytes: usize,
-        start_unix_nano: u64,
         now_unix_nano: u64,
         take: Take,
     ) -> Self {
@@ -96,7 +94,6 @@ impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
             envelope,
             temporality,
             max_bytes,
-            start_unix_nano,
             now_unix_nano,
             take,
             oversized_points: 0,
@@ -109,18 +106,20 @@ impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
         }
     }
 
-    /// Appends one series' data point of a metric; `part` says what it was made of, should it come back.
+    /// Appends one series' data point of a metric, measured since `start_unix_nano`; `part` says what it was made of,
+    /// should it come back.
     pub(super) fn point(
         &mut self,
         metric: &Metric,
         attributes: &[u8],
+        start_unix_nano: u64,
         histogram: &Histogram,
         layout: &Layout,
         part: impl FnOnce() -> Part,
     ) {
         self.point.clear();
         self.point.extend_from_slice(attributes);
-        histogram.encode(layout, self.start_unix_nano, self.now_unix_nano, &mut self.point);
+        histogram.encode(layout, start_unix_nano, self.now_unix_nano, &mut self.point);
         // A tag and a length of at most four bytes.
         let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
         if self.envelope_bytes + needed > self.max_bytes {
@@ -177,8 +176,7 @@ impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
         self.end_metric();
         if let Some(request) = self.request.take() {
             request.end(&mut self.body);
-            let parts = std::mem::take(&mut self.parts);
-            let delta = DeltaPoints { start_unix_nano: self.start_unix_nano, parts };
+            let delta = DeltaPoints { parts: std::mem::take(&mut self.parts) };
             (self.take)(ExportedRequest {
                 body: std::mem::take(&mut self.body),
                 points: std::mem::take(&mut self.points),

@@ -255,6 +255,26 @@ fn a_clock_that_was_set_back_makes_no_point_that_ends_before_it_began() {
 }
 
 #[test]
+fn only_the_points_that_came_back_begin_earlier() {
+    let mut fixture = Fixture::new(r#""temporality":"delta","histograms":["duration","proxy"]"#);
+    fixture.record(&Told::ordinary());
+    let mut requests = Vec::new();
+    fixture.measurements.export(&fixture.envelope, 700, START + 10, |request| requests.push(request));
+    assert_eq!(requests.len(), 2, "a request for each metric");
+    fixture.measurements.absorb(requests.pop().unwrap().delta.unwrap());
+    fixture.record(&Told::ordinary());
+    let exported = fixture.export_at(START + 20, MAX_BYTES);
+    let starts: Vec<_> = exported
+        .iter()
+        .map(|(metric, _, point)| (metric.as_str(), point.start_time_unix_nano, point.count))
+        .collect();
+    assert_eq!(starts, [("http.server.request.duration", START + 10, 1), ("envoy.proxy.duration", START, 2)]);
+    fixture.record(&Told::ordinary());
+    let exported = fixture.export_at(START + 30, MAX_BYTES);
+    assert!(exported.iter().all(|(_, _, point)| point.start_time_unix_nano == START + 20));
+}
+
+#[test]
 fn an_export_is_split_at_the_bound_and_loses_no_point() {
     let mut fixture = Fixture::new(r#""histograms":["duration","proxy"]"#);
     for status in 100..400 {
