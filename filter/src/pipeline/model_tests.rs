@@ -253,6 +253,8 @@ impl World {
         for record in &request.resource_logs[0].scope_logs[0].log_records {
             let id = record.time_unix_nano;
             prop_assert!(self.captured.contains(&id), "{} was delivered but never captured", id);
+            let body = format!("{:?}", record.body);
+            prop_assert!(body.contains(&format!("GET /{id}/x")), "{} tells of another request: {}", id, body);
             prop_assert!(self.taken_records.insert(id), "{} was delivered twice", id);
         }
         Ok(())
