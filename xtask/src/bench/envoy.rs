@@ -27,7 +27,7 @@ use crate::{
             subject::{Reading, Subject},
             variant::{BASELINES, Variant},
         },
-        traffic,
+        traffic::{self, Load},
     },
     fetch,
     harness::{cpu::Split, h2load::H2load, upstream::Upstream},
@@ -38,12 +38,8 @@ use crate::{
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// How often each variant gets a turn
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Requests per second
-    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=50000))]
-    rate: u32,
+    #[command(flatten)]
+    load: Load,
     /// How long a turn is
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(20..=60000))]
     turn_ms: u64,
@@ -130,7 +126,7 @@ async fn measure(
     let folder = project.temporary_folder()?;
     bench.load = Some(traffic::generator(folder.path())?);
 
-    bench.round(0, options.rate).await?;
+    bench.round(0, options.load.rate).await?;
     bench.settle().await?;
     bench.watch_idle().await?;
     let (rounds, whole) = bench.rounds().await?;
@@ -202,23 +198,23 @@ impl Bench<'_> {
         let begin = self.read()?;
         let mut before = begin.clone();
         let mut rounds = Vec::new();
-        for round in 1..=self.options.rounds {
-            eprint!("\rround {round} of {}", self.options.rounds);
-            self.round(round, self.options.rate).await?;
+        for round in 1..=self.options.load.rounds {
+            eprint!("\rround {round} of {}", self.options.load.rounds);
+            self.round(round, self.options.load.rate).await?;
             let after = self.read()?;
             rounds.push(self.per_request(&before, &after, 1));
             before = after;
         }
         eprintln!();
         self.settle().await?;
-        let whole = self.per_request(&begin, &self.read()?, self.options.rounds);
+        let whole = self.per_request(&begin, &self.read()?, self.options.load.rounds);
         Ok((rounds, whole))
     }
 
     /// What was used between two readings with so many turns in between, without what is used without traffic.
     fn per_request(&self, before: &[Reading], after: &[Reading], turns: u32) -> Vec<Usage> {
         let turn = self.options.turn() * turns;
-        let requests = f64::from(self.options.rate) * turn.as_secs_f64();
+        let requests = f64::from(self.options.load.rate) * turn.as_secs_f64();
         let between = before.iter().zip(after).zip(&self.idle);
         between
             .map(|((before, after), idle)| {

@@ -20,7 +20,8 @@ use crate::{
             variant::{BASELINES, EMPTY, Variant},
         },
         statistics::Summary,
-        table, traffic,
+        table,
+        traffic::{self, Load},
     },
     harness::cpu::Split,
     need::{self, Need},
@@ -30,12 +31,8 @@ use crate::{
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// How often each variant gets a turn
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
-    /// Requests per second
-    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=50000))]
-    rate: u32,
+    #[command(flatten)]
+    load: Load,
     /// How long a turn is
     #[arg(long, default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60000))]
     turn_ms: u64,
@@ -132,12 +129,12 @@ async fn measure(
     let mut clocked = Stand::start(project, variants, split, true).await?;
     let mut rounds = Vec::new();
     // The first round warms up: code is compiled, pages are touched.
-    for round in 0..=options.rounds {
-        eprint!("\rround {round} of {}", options.rounds);
+    for round in 0..=options.load.rounds {
+        eprint!("\rround {round} of {}", options.load.rounds);
         let mut of_round = vec![0.0; variants.len()];
         for index in traffic::order(variants.len(), round.into()) {
-            let micros = plain.turn(index, options.rate, options.turn()).await?;
-            clocked.turn(index, options.rate, options.turn() / 2).await?;
+            let micros = plain.turn(index, options.load.rate, options.turn()).await?;
+            clocked.turn(index, options.load.rate, options.turn() / 2).await?;
             if round == 0 {
                 let name = variants.get(index).map(|variant| variant.name.clone());
                 plain.check().await.with_context(|| name.unwrap_or_default())?;
@@ -171,9 +168,9 @@ impl Report {
             rows.push(Row { variant: variant.name.clone(), delta_us, calls_us });
         }
         Ok(Self {
-            rounds: options.rounds,
-            requests_per_turn: u64::from(options.rate) * options.turn_ms / 1000,
-            requests_per_second: options.rate,
+            rounds: options.load.rounds,
+            requests_per_turn: u64::from(options.load.rate) * options.turn_ms / 1000,
+            requests_per_second: options.load.rate,
             baseline_us: of(&baseline)?,
             noise_us: of(&|round| Some(round.get(1)? - round.first()?))?,
             rows,
@@ -219,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_row_is_the_median_of_what_rounds_differ_from_their_own_baseline() {
-        let options = Options { rounds: 3, rate: 1000, turn_ms: 100, only: Vec::new(), json: None };
+        let options =
+            Options { load: Load { rounds: 3, rate: 1000 }, turn_ms: 100, only: Vec::new(), json: None };
         let variants: Vec<Variant> = variant::all().into_iter().take(4).collect();
         // The machine is slower in each round, and the variant costs 5 more in all of them.
         let rounds =

@@ -6,6 +6,17 @@ use serde_json::{Value, json};
 
 use crate::harness::h2load::H2load;
 
+/// How often, and how fast.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Load {
+    /// How often each variant gets a turn
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Requests per second
+    #[arg(long, default_value_t = 6000, value_parser = clap::value_parser!(u32).range(100..=50000))]
+    pub rate: u32,
+}
+
 /// Eight headers with the host, as an ordinary client sends them; `content-type` is there so that no field is missing.
 pub const HEADERS: [&str; 7] = [
     "user-agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",

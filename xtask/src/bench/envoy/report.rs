@@ -153,9 +153,9 @@ impl Report {
         let total = |usage: &Usage| Some(usage.total());
         let at = |part: f64| move |sorted: &Vec<f64>| quantile(sorted, part);
         Ok(Self {
-            rounds: options.rounds,
-            requests_per_turn: u64::from(options.rate) * options.turn_ms / 1000,
-            requests_per_second: options.rate,
+            rounds: options.load.rounds,
+            requests_per_turn: u64::from(options.load.rate) * options.turn_ms / 1000,
+            requests_per_second: options.load.rate,
             answered_by: if options.upstream { "an application behind it" } else { "Envoy itself" },
             latency_requests_per_second: half_load(&measured.rounds),
             baseline_us: Summary::of(measured.rounds.iter().filter_map(|round| total(round.first()?)))
