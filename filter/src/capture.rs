@@ -10,9 +10,12 @@ mod field;
 mod plan;
 mod stage;
 
+use std::slice::ChunksExact;
+
 pub use field::Field;
 pub use plan::Plan;
-pub use stage::{Stage, WantedHeader};
+use stage::Bits;
+pub use stage::{Stage, WantedHeader, WantedHeaders};
 
 /// The values of one request, by the slots of a [`Plan`], in the parts in which they were answered. Reused from request to
 /// request.
@@ -26,7 +29,7 @@ pub struct Captured {
 #[derive(Debug, Default)]
 struct Values {
     bytes: Vec<u8>,
-    spans: Vec<(u32, u32)>,
+    spans: Vec<Span>,
 }
 
 /// Why an answer could not be read.
@@ -46,7 +49,7 @@ impl Captured {
     ///
     /// # Errors
     /// When the answer is no header map; then it is as if it had not come.
-    pub fn take_headers(&mut self, answer: Vec<u8>, wanted: &[WantedHeader]) -> Result<(), Malformed> {
+    pub fn take_headers(&mut self, answer: Vec<u8>, wanted: &WantedHeaders) -> Result<(), Malformed> {
         self.take(answer, |values| values.read_headers(wanted))
     }
 
@@ -101,55 +104,43 @@ impl Captured {
 }
 
 impl Values {
-    /// Reads proxy-wasm's serialized pairs, of which a list uses the first halves: u32 little-endian count, then a u32
-    /// length of the value and a u32 length of the unused second half for each, then for each value its bytes, NUL, the
-    /// second half, NUL.
+    /// Reads a list: the first halves of pairs.
     fn read_list(&mut self, slots: usize) -> Result<(), Malformed> {
-        if self.count()? != slots {
+        let mut pairs = Pairs::of(&self.bytes)?;
+        if pairs.len() != slots {
             return Err(Malformed);
         }
-        let mut at = first_half_at(slots)?;
-        for slot in 0..slots {
-            let pair = self.pair(slot, at)?;
-            self.spans.push(pair.first);
-            at = pair.end;
+        for pair in &mut pairs {
+            self.spans.push(pair?.0);
         }
-        if at == self.bytes.len() { Ok(()) } else { Err(Malformed) }
+        pairs.end()
     }
 
     /// Reads pairs of names and values. An empty answer is an empty map. A header may come several times: then its values
     /// are joined by commas, as CEL joins them, or the first one counts.
-    fn read_headers(&mut self, wanted: &[WantedHeader]) -> Result<(), Malformed> {
+    fn read_headers(&mut self, wanted: &WantedHeaders) -> Result<(), Malformed> {
         // Nothing begins at 0, where the count is.
-        const MISSING: (u32, u32) = (0, 0);
+        const MISSING: Span = (0, 0);
         self.spans.resize(wanted.len(), MISSING);
         if self.bytes.is_empty() {
             return Ok(());
         }
-        let count = self.count()?;
-        let mut at = first_half_at(count)?;
-        let mut repeated = 0u128;
-        for index in 0..count {
-            let pair = self.pair(index, at)?;
-            for (place, wanted) in wanted.iter().enumerate() {
-                if self.bytes_in(pair.first) == wanted.name
-                    && let Some(span) = self.spans.get_mut(place)
-                {
-                    match *span {
-                        MISSING => *span = pair.second,
-                        _ => repeated |= 1 << place,
-                    }
+        let mut repeated = 0;
+        let mut pairs = Pairs::of(&self.bytes)?;
+        for pair in &mut pairs {
+            let (name, value) = pair?;
+            for place in wanted.places(bytes_in(&self.bytes, name)) {
+                match self.spans.get_mut(place) {
+                    Some(span) if *span == MISSING => *span = value,
+                    _ => repeated |= 1 << place,
                 }
             }
-            at = pair.end;
         }
-        if at != self.bytes.len() {
-            return Err(Malformed);
-        }
+        pairs.end()?;
         // Each joined once: however often a client repeats a header, no more is added than the map has.
-        for (place, wanted) in wanted.iter().enumerate() {
-            if wanted.is_joined && repeated >> place & 1 == 1 {
-                let joined = self.join(&wanted.name, count)?;
+        for place in Bits(repeated) {
+            if let Some(header) = wanted.get(place).filter(|header| header.is_joined) {
+                let joined = self.join(&header.name)?;
                 if let Some(span) = self.spans.get_mut(place) {
                     *span = joined;
                 }
@@ -159,18 +150,16 @@ impl Values {
     }
 
     /// Appends all values of a header, with commas between them.
-    fn join(&mut self, name: &[u8], count: usize) -> Result<(u32, u32), Malformed> {
+    fn join(&mut self, name: &[u8]) -> Result<Span, Malformed> {
         let mut joined = Vec::new();
-        let mut at = first_half_at(count)?;
         let mut separator: &[u8] = b"";
-        for index in 0..count {
-            let pair = self.pair(index, at)?;
-            if self.bytes_in(pair.first) == name {
+        for pair in Pairs::of(&self.bytes)? {
+            let (first, second) = pair?;
+            if self.bytes_in(first) == name {
                 joined.extend_from_slice(separator);
-                joined.extend_from_slice(self.bytes_in(pair.second));
+                joined.extend_from_slice(self.bytes_in(second));
                 separator = b",";
             }
-            at = pair.end;
         }
         Ok(self.append(&joined))
     }
@@ -180,7 +169,7 @@ impl Values {
         self.spans.push(span);
     }
 
-    fn append(&mut self, value: &[u8]) -> (u32, u32) {
+    fn append(&mut self, value: &[u8]) -> Span {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(value);
         (u32::try_from(start).unwrap_or(u32::MAX), u32::try_from(self.bytes.len()).unwrap_or(u32::MAX))
@@ -190,43 +179,64 @@ impl Values {
         self.spans.get(slot).map(|span| self.bytes_in(*span)).unwrap_or_default()
     }
 
-    fn bytes_in(&self, (start, end): (u32, u32)) -> &[u8] {
-        self.bytes.get(start as usize..end as usize).unwrap_or_default()
-    }
-
-    fn count(&self) -> Result<usize, Malformed> {
-        Ok(self.u32_at(0).ok_or(Malformed)? as usize)
-    }
-
-    /// The pair with that index, whose first half begins at `at`.
-    fn pair(&self, index: usize, at: usize) -> Result<Pair, Malformed> {
-        let lengths_at = index.checked_mul(8).and_then(|lengths| lengths.checked_add(4)).ok_or(Malformed)?;
-        let half = |start: usize, length_at: usize| {
-            let start = u32::try_from(start).ok()?;
-            let end = start.checked_add(self.u32_at(length_at)?)?;
-            Some(((start, end), (end as usize).checked_add(1)?))
-        };
-        let (first, second_at) = half(at, lengths_at).ok_or(Malformed)?;
-        let (second, end) = half(second_at, lengths_at + 4).ok_or(Malformed)?;
-        Ok(Pair { first, second, end })
-    }
-
-    fn u32_at(&self, at: usize) -> Option<u32> {
-        let bytes = self.bytes.get(at..at.checked_add(4)?)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    fn bytes_in(&self, span: Span) -> &[u8] {
+        bytes_in(&self.bytes, span)
     }
 }
 
-/// Where the halves of a pair are, and where the next one begins.
-struct Pair {
-    first: (u32, u32),
-    second: (u32, u32),
+/// Where a value begins and ends.
+type Span = (u32, u32);
+
+fn bytes_in(bytes: &[u8], (start, end): Span) -> &[u8] {
+    bytes.get(start as usize..end as usize).unwrap_or_default()
+}
+
+/// Reads proxy-wasm's serialized pairs: a count, the lengths of both halves of each pair, then each half with a NUL behind
+/// it. All numbers are u32, little-endian.
+struct Pairs<'b> {
+    lengths: ChunksExact<'b, u8>,
+    /// Where the next pair begins.
+    at: usize,
     end: usize,
 }
 
-/// Where the first pair begins, after the lengths of all.
-fn first_half_at(count: usize) -> Result<usize, Malformed> {
-    count.checked_mul(8).and_then(|lengths| lengths.checked_add(4)).ok_or(Malformed)
+impl<'b> Pairs<'b> {
+    fn of(bytes: &'b [u8]) -> Result<Self, Malformed> {
+        let count = u32::from_le_bytes(*bytes.first_chunk().ok_or(Malformed)?);
+        let at =
+            (count as usize).checked_mul(8).and_then(|lengths| lengths.checked_add(4)).ok_or(Malformed)?;
+        let lengths = bytes.get(4..at).ok_or(Malformed)?.chunks_exact(8);
+        Ok(Self { lengths, at, end: bytes.len() })
+    }
+
+    /// Whether what has been read is all that there is.
+    fn end(&self) -> Result<(), Malformed> {
+        if self.at == self.end { Ok(()) } else { Err(Malformed) }
+    }
+
+    /// The span of the half that comes next.
+    fn half(&mut self, len: u32) -> Result<Span, Malformed> {
+        let end = self.at.checked_add(len as usize).filter(|&end| end < self.end).ok_or(Malformed)?;
+        let span = (u32::try_from(self.at), u32::try_from(end));
+        self.at = end + 1;
+        span.0.ok().zip(span.1.ok()).ok_or(Malformed)
+    }
+}
+
+impl Iterator for Pairs<'_> {
+    type Item = Result<(Span, Span), Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let &[a, b, c, d, e, f, g, h] = self.lengths.next()? else { return None };
+        let (first, second) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        Some(self.half(first).and_then(|first| Ok((first, self.half(second)?))))
+    }
+}
+
+impl ExactSizeIterator for Pairs<'_> {
+    fn len(&self) -> usize {
+        self.lengths.len()
+    }
 }
 
 #[cfg(test)]
@@ -321,8 +331,12 @@ mod tests {
             (b"user-agent", b"second"),
             (b"x-a", b"3"),
         ]);
-        let names =
-            [wanted("x-a", true), wanted("user-agent", false), wanted("x-b", true), wanted("x-a", false)];
+        let names = WantedHeaders::new(vec![
+            wanted("x-a", true),
+            wanted("user-agent", false),
+            wanted("x-b", true),
+            wanted("x-a", false),
+        ]);
         let mut captured = Captured::default();
         captured.take_headers(map.clone(), &names).unwrap();
         captured.take_list(list(&[b"200"]), 1).unwrap();
@@ -346,7 +360,8 @@ mod tests {
             (0..100).map(|n| (if n % 2 == 0 { &b"x-a"[..] } else { b"x-b" }, &value[..])).collect();
         let map = headers(&pairs);
         let mut captured = Captured::default();
-        captured.take_headers(map.clone(), &[wanted("x-a", true), wanted("x-b", true)]).unwrap();
+        let names = WantedHeaders::new(vec![wanted("x-a", true), wanted("x-b", true)]);
+        captured.take_headers(map.clone(), &names).unwrap();
         assert_eq!((captured.slot(0).len(), captured.slot(1).len()), (50 * 301 - 1, 50 * 301 - 1));
         assert!(captured.parts[0].bytes.len() <= 2 * map.len());
     }
@@ -355,7 +370,8 @@ mod tests {
         #[test]
         fn any_bytes_are_a_header_map_or_malformed(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let mut captured = Captured::default();
-            if captured.take_headers(bytes, &[wanted("", true), wanted("a", false)]).is_ok() {
+            let names = WantedHeaders::new(vec![wanted("", true), wanted("a", false)]);
+            if captured.take_headers(bytes, &names).is_ok() {
                 (0..2).for_each(|slot| { captured.slot(slot); });
             }
         }

@@ -3,10 +3,10 @@
 //! [`crate::request`] comes in, a [`Verdict`] goes to [`crate::pipeline`]. Records are dropped here, and both kinds are
 //! counted: those that sampling leaves out, and those beyond `logs.max_records_per_second`.
 //!
-//! Failed and slow requests are kept where the configuration says so, of the others, which are called ordinary, a share. A
-//! bound on the records of a second lowers both. Whether a request is kept is up to its randomness, and its weight is 1 / the
-//! share that was said before that was looked at. So the sum of the weights estimates the number of requests, of any kind of
-//! them, without bias; requests whose ratio is 0 and those that a full second refuses are in no sum.
+//! Failed and slow requests are kept where the configuration says so, of the others, which are called ordinary, a share: by
+//! an id or by chance. Of these a bound on the records of a second leaves a share, always by chance. The weight of a record is
+//! 1 / both shares, which are said before anything is drawn. So the sum of the weights estimates the number of requests, of any
+//! kind of them, without bias; requests whose ratio is 0 and those that a full second refuses are in no sum.
 //! Source: OpenTelemetry's specification, "TraceState: Probability Sampling".
 
 mod limiter;
@@ -89,26 +89,25 @@ impl Policy {
 
     /// Decides on the record of a request, which knows its route.
     pub fn judge(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> Verdict {
-        let (kind, share, is_full) = self.share(request, now_unix_nano);
-        let is_kept = match kind {
-            Kind::Ordinary => share.has(|| self.randomness(request)),
-            // Not by an id, which the ordinary requests of a second have filled it by.
-            Kind::Always => share.has(|| randomness::of_chance(&mut self.chance)),
-        };
-        if !is_kept {
+        let (share, lowered) = self.shares(request, now_unix_nano);
+        if !share.has(|| self.randomness(request)) {
             return Verdict::SampledOut;
         }
-        if is_full {
+        let Some(lowered) = lowered else {
             return Verdict::RateLimited;
+        };
+        // By chance, not by the id: how full the second is may be the doing of requests that have the same one.
+        if !lowered.has(|| randomness::of_chance(&mut self.chance)) {
+            return Verdict::SampledOut;
         }
         if let Some(limiter) = &mut self.limiter {
             limiter.admit();
         }
-        Verdict::Keep { weight: share.weight() }
+        Verdict::Keep { weight: share.weight() * lowered.weight() }
     }
 
-    /// Of which kind a request is, what share of such requests is kept now, and whether the second is too full even for that.
-    fn share(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> (Kind, Share, bool) {
+    /// What share of such requests is kept, and what share of these the bound leaves now: none when the second is full.
+    fn shares(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> (Share, Option<Share>) {
         let rule = self.rule(request);
         let (kind, ratio) =
             if self.keeps_always(request, rule) { (Kind::Always, 1.0) } else { (Kind::Ordinary, rule.ratio) };
@@ -116,7 +115,7 @@ impl Policy {
             Some(limiter) => limiter.scale(kind, ratio, now_unix_nano),
             None => Some(1.0),
         };
-        (kind, Share::of(ratio * scale.unwrap_or(1.0)), scale.is_none())
+        (Share::of(ratio), scale.map(Share::of))
     }
 
     fn rule(&self, request: &FinishedRequest<'_>) -> Rule {

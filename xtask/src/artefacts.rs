@@ -58,7 +58,7 @@ fn build_filter(
 }
 
 /// Builds the module that makes the host calls it is told to make: to [`Project::probe`] with nothing but its own exports,
-/// and to [`Project::sdk_probe`] with those of proxy-wasm's SDK.
+/// to [`Project::sdk_probe`] with those of proxy-wasm's SDK, and to [`Project::lean_sdk_probe`] with those of the plugin.
 ///
 /// # Errors
 /// As [`build`].
@@ -69,7 +69,8 @@ pub fn build_probes(project: &Project) -> anyhow::Result<()> {
         let linked = link_module(project, "offpath-probes", project.target(), features, None)?;
         write_whole(&read(&linked)?, &module)?;
     }
-    Ok(())
+    let lean = exports::keep_needed(&read(&project.sdk_probe())?).context("in the probe")?;
+    write_whole(&lean, &project.lean_sdk_probe())
 }
 
 /// Where the linker has put the package's module.

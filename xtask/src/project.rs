@@ -64,6 +64,12 @@ impl Project {
         self.target.join("offpath-probe-sdk.wasm")
     }
 
+    /// The same with those of them alone that the plugin exports too.
+    #[must_use]
+    pub fn lean_sdk_probe(&self) -> PathBuf {
+        self.target.join("offpath-probe-sdk-lean.wasm")
+    }
+
     /// The built collector.
     #[must_use]
     pub fn collector(&self) -> PathBuf {

@@ -69,12 +69,14 @@ pub(super) enum Use {
 }
 
 /// Whether a request has the value.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Presence {
     /// Unless it failed before there was a route or a response.
     Usual,
-    /// Many requests lack it: a header that clients may leave out, or something about an upstream that was not asked.
+    /// Many requests lack it: a header that clients may leave out.
     Optional,
+    /// Requests have it that went to an upstream; those that Envoy answers itself lack it.
+    OfUpstream,
 }
 
 /// Every field: its attribute's name, what it is for, and whether requests have it. In the order of [`Field`].
@@ -97,10 +99,10 @@ pub(super) const FIELDS: [(Field, &str, Use, Presence); 25] = [
     (Field::Flags, "response.flags", Use::Both, Presence::Usual),
     (Field::GrpcStatus, "response.grpc_status", Use::Both, Presence::Usual),
     (Field::ResponseSize, "response.total_size", Use::Logs, Presence::Usual),
-    (Field::UpstreamDuration, "response.backend_latency", Use::Both, Presence::Optional),
+    (Field::UpstreamDuration, "response.backend_latency", Use::Both, Presence::OfUpstream),
     (Field::ClientAddress, "source.address", Use::Logs, Presence::Usual),
-    (Field::UpstreamAddress, "upstream.address", Use::Logs, Presence::Optional),
-    (Field::Cluster, "xds.cluster_name", Use::Both, Presence::Optional),
+    (Field::UpstreamAddress, "upstream.address", Use::Logs, Presence::OfUpstream),
+    (Field::Cluster, "xds.cluster_name", Use::Both, Presence::OfUpstream),
     (Field::RouteName, "xds.route_name", Use::Both, Presence::Usual),
     (Field::VirtualHostName, "xds.virtual_host_name", Use::Both, Presence::Usual),
     (Field::ListenerDirection, "xds.listener_direction", Use::Both, Presence::Usual),

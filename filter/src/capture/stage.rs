@@ -4,8 +4,11 @@
 //! a CEL list, and one of them by its name in a list costs more than all of them. And asking whether an attribute is
 //! there costs a list nearly as much as the attribute itself, while a list fails as a whole for a single one that is not.
 //! So headers are asked for together where there are some; a few other values one by one, many as a list. There are two
-//! lists of them: one that asks only where a value is often missing, and one that asks everywhere, for the few requests of
-//! which the first fails. The gRPC status is asked for where the content type says that there is one.
+//! lists of them: one that asks only where a value is often missing, and for all that an upstream has at once, and one that
+//! asks everywhere, for the few requests of which the first fails. The gRPC status is asked for where the content type says
+//! that there is one.
+
+use std::ops::Deref;
 
 use super::field::Presence;
 
@@ -27,11 +30,64 @@ pub struct WantedHeader {
     pub is_joined: bool,
 }
 
+/// Headers that are looked for in one go.
+#[derive(Debug, Clone, Default)]
+pub struct WantedHeaders {
+    headers: Vec<WantedHeader>,
+    /// By the length of a name: which of the headers have names so long, as a bit for each. Most headers of a request are
+    /// told by it to be none of them.
+    by_len: Vec<u64>,
+}
+
+impl WantedHeaders {
+    /// Looks for `headers`, of which there are 64 at most.
+    pub fn new(headers: Vec<WantedHeader>) -> Self {
+        let longest = headers.iter().map(|header| header.name.len()).max().unwrap_or(0);
+        let mut by_len = vec![0; longest + 1];
+        for (place, header) in headers.iter().enumerate().take(64) {
+            if let Some(places) = by_len.get_mut(header.name.len()) {
+                *places |= 1 << place;
+            }
+        }
+        Self { headers, by_len }
+    }
+
+    /// Where that name is in the list, as a bit for each place: a header may be wanted for several reasons.
+    pub(super) fn places(&self, name: &[u8]) -> Bits {
+        let so_long = self.by_len.get(name.len()).copied().unwrap_or(0);
+        let is_named = |&place: &usize| self.headers.get(place).is_some_and(|header| header.name == name);
+        Bits(Bits(so_long).filter(is_named).fold(0, |places, place| places | 1 << place))
+    }
+}
+
+/// The numbers of the bits that are set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bits(pub(super) u64);
+
+impl Iterator for Bits {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let place = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (place < 64).then_some(place)
+    }
+}
+
+impl Deref for WantedHeaders {
+    type Target = [WantedHeader];
+
+    fn deref(&self) -> &[WantedHeader] {
+        &self.headers
+    }
+}
+
 /// One value, in each way in which it can be asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
     term: String,
     guarded_term: String,
+    presence: Presence,
     property_path: Vec<u8>,
     header: Option<WantedHeader>,
 }
@@ -53,8 +109,9 @@ impl Value {
             _ => None,
         };
         Self {
-            term: if presence == Presence::Usual { name.to_owned() } else { guarded_term.clone() },
+            term: name.to_owned(),
             guarded_term,
+            presence,
             property_path: name.bytes().map(|byte| if byte == b'.' { 0 } else { byte }).collect(),
             header: header.map(|name| WantedHeader { name: name.into(), is_joined: false }),
         }
@@ -77,8 +134,18 @@ impl Value {
         Self {
             guarded_term: term.clone(),
             term,
+            presence: Presence::Optional,
             property_path: [side.as_bytes(), b"\0headers\0", name.as_bytes()].concat(),
             header: None,
+        }
+    }
+
+    /// How a list asks for it that knows so much of the upstream.
+    fn term(&self, upstream: Upstream) -> &str {
+        match (self.presence, upstream) {
+            (Presence::Usual, _) | (Presence::OfUpstream, Upstream::Answered) => &self.term,
+            (Presence::OfUpstream, Upstream::Absent) => "\"\"",
+            (Presence::Optional, _) | (Presence::OfUpstream, Upstream::Unknown) => &self.guarded_term,
         }
     }
 
@@ -94,10 +161,43 @@ pub(super) fn are_headers_worth_it<'v>(values: impl Iterator<Item = &'v Value>) 
     values.filter_map(|value| value.header.as_ref()).map(cost).sum::<usize>() >= HEADERS_COST
 }
 
+/// What became of a request upstream, as far as a list has found out before it asks for more of it.
+#[derive(Debug, Clone, Copy)]
+enum Upstream {
+    /// It has answered, so everything about it is there.
+    Answered,
+    /// Nothing is known.
+    Unknown,
+    /// There was no cluster to send the request to, so nothing about it is there.
+    Absent,
+}
+
+/// A list of values. What is asked of an upstream is asked once for all of it where that spares asking for each.
+fn list(values: &[Value]) -> String {
+    let list = |upstream| {
+        let terms: Vec<&str> = values.iter().map(|value| value.term(upstream)).collect();
+        format!("[{}]", terms.join(","))
+    };
+    match values.iter().filter(|value| value.presence == Presence::OfUpstream).count() {
+        0 | 1 => list(Upstream::Unknown),
+        _ => {
+            let [answered, unknown, absent] =
+                [Upstream::Answered, Upstream::Unknown, Upstream::Absent].map(list);
+            format!("has(response.backend_latency)?{answered}:has(xds.cluster_name)?{unknown}:{absent}")
+        }
+    }
+}
+
+/// The same list, which takes anything to be missing.
+fn guarded_list(values: &[Value]) -> String {
+    let terms: Vec<&str> = values.iter().map(|value| value.guarded_term.as_str()).collect();
+    format!("[{}]", terms.join(","))
+}
+
 /// Values that are asked for together: those that are looked for in the header map, then the others, at last the gRPC status.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
-    headers: Vec<WantedHeader>,
+    headers: WantedHeaders,
     expression: String,
     guarded_expression: String,
     property_paths: Vec<Vec<u8>>,
@@ -111,15 +211,14 @@ impl Stage {
         let (headers, others) = values.split_at_checked(in_headers).unwrap_or((&[], values));
         let listed =
             others.get(..others.len() - usize::from(content_type_slot.is_some())).unwrap_or_default();
-        let list = |term: fn(&Value) -> &str| {
-            let terms: Vec<&str> = listed.iter().map(term).collect();
-            if terms.len() <= MAX_SINGLE { String::new() } else { format!("[{}]", terms.join(",")) }
+        let expression = |list: fn(&[Value]) -> String| {
+            if listed.len() <= MAX_SINGLE { String::new() } else { list(listed) }
         };
         Self {
             content_type_slot,
-            headers: headers.iter().filter_map(|value| value.header.clone()).collect(),
-            expression: list(|value| &value.term),
-            guarded_expression: list(|value| &value.guarded_term),
+            headers: WantedHeaders::new(headers.iter().filter_map(|value| value.header.clone()).collect()),
+            expression: expression(list),
+            guarded_expression: expression(guarded_list),
             property_paths: values.iter().map(|value| value.property_path.clone()).collect(),
         }
     }
@@ -135,7 +234,7 @@ impl Stage {
     }
 
     /// What is looked for in the request's header map, which is asked for only if there is any of it.
-    pub fn headers(&self) -> &[WantedHeader] {
+    pub fn headers(&self) -> &WantedHeaders {
         &self.headers
     }
 
@@ -177,24 +276,41 @@ mod tests {
             Value::attribute("request.id", Presence::Optional),
             Value::attribute("request.headers.traceparent", Presence::Optional),
             Value::attribute("response.code", Presence::Usual),
-            Value::attribute("upstream.address", Presence::Optional),
+            Value::attribute("upstream.address", Presence::OfUpstream),
         ]
     }
 
     #[test]
     fn only_what_is_often_missing_is_guarded_at_first() {
-        let values = [values(), values()].concat();
+        let values = [&values()[..4], &values()[..4], &values()[4..]].concat();
         let stage = Stage::new(&values, 0, None);
         let header = r#""traceparent" in request.headers?request.headers["traceparent"]:"""#;
         let upstream = r#"has(upstream.address)?upstream.address:"""#;
-        let terms =
-            format!(r#"request.method,has(request.id)?request.id:"",{header},response.code,{upstream}"#);
-        assert_eq!(stage.expression(), format!("[{terms},{terms}]"));
+        let terms = format!(r#"request.method,has(request.id)?request.id:"",{header},response.code"#);
+        assert_eq!(stage.expression(), format!("[{terms},{terms},{upstream}]"));
         let guarded = format!(
-            r#"has(request.method)?request.method:"",has(request.id)?request.id:"",{header},has(response.code)?response.code:"",{upstream}"#
+            r#"has(request.method)?request.method:"",has(request.id)?request.id:"",{header},has(response.code)?response.code:"""#
         );
-        assert_eq!(stage.guarded_expression(), format!("[{guarded},{guarded}]"));
-        assert_eq!((stage.headers(), stage.list_slots()), (&[][..], 10));
+        assert_eq!(stage.guarded_expression(), format!("[{guarded},{guarded},{upstream}]"));
+        assert_eq!((stage.headers().len(), stage.list_slots()), (0, 9));
+    }
+
+    #[test]
+    fn an_upstream_is_asked_for_once_where_several_of_its_values_are_wanted() {
+        let usual = vec![Value::attribute("response.code", Presence::Usual); MAX_SINGLE];
+        let upstream =
+            ["upstream.address", "xds.cluster_name"].map(|name| Value::attribute(name, Presence::OfUpstream));
+        let stage = Stage::new(&[usual, upstream.to_vec()].concat(), 0, None);
+        let codes = vec!["response.code"; MAX_SINGLE].join(",");
+        let answered = format!("[{codes},upstream.address,xds.cluster_name]");
+        let unknown = format!(
+            r#"[{codes},has(upstream.address)?upstream.address:"",has(xds.cluster_name)?xds.cluster_name:""]"#
+        );
+        let absent = format!(r#"[{codes},"",""]"#);
+        assert_eq!(
+            stage.expression(),
+            format!("has(response.backend_latency)?{answered}:has(xds.cluster_name)?{unknown}:{absent}")
+        );
     }
 
     #[test]
@@ -213,7 +329,7 @@ mod tests {
         let stage = Stage::new(&values(), 3, None);
         let wanted = |name: &str, is_joined| WantedHeader { name: name.into(), is_joined };
         assert_eq!(
-            stage.headers(),
+            stage.headers()[..],
             [wanted(":method", false), wanted("x-request-id", false), wanted("traceparent", true)]
         );
         assert_eq!((stage.slots(), stage.list_slots()), (5, 2));

@@ -140,6 +140,7 @@ fn keep_slower_than(section: &mut Section<'_>) -> Result<Option<Duration>, Confi
 
 fn header_names(section: &mut Section<'_>, key: &'static str) -> Result<Vec<String>, ConfigError> {
     let names = section.texts(key, 32, "a header name", |name| name.len() <= 256 && is_token(name))?;
+    // A few names, in a small module: the library's sort would be 10 KB of it.
     let mut sorted: Vec<String> = Vec::new();
     for lower in names.iter().map(|name| name.to_ascii_lowercase()) {
         if let Err(place) = sorted.binary_search(&lower) {

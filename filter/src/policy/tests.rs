@@ -78,9 +78,9 @@ impl Hop {
         let mut finished = FinishedRequest::read(&self.plan, &self.captured, now);
         finished.route = self.routes.find(finished.path_and_query().0);
         let limiter = self.policy.limiter.clone();
-        let (_, share, _) = self.policy.share(&finished, now);
+        let (share, lowered) = self.policy.shares(&finished, now);
         self.policy.limiter = limiter;
-        (self.policy.judge(&finished, now), share.weight() - 1.0)
+        (self.policy.judge(&finished, now), share.weight() * lowered.map_or(1.0, Share::weight) - 1.0)
     }
 }
 
@@ -276,7 +276,7 @@ fn a_bound_on_the_rate_is_kept_and_the_weights_still_add_up() {
         let logs = format!(
             r#""logs":{{"sample_ratio":0.05,"sample_by":"{by}","keep_slower_than":"500ms","max_records_per_second":100}}"#
         );
-        let outcome = simulate(&format!("{logs},{ROUTES}"), seed, 21, uneven);
+        let outcome = simulate(&format!("{logs},{ROUTES}"), seed, 63, uneven);
         outcome.assert_unbiased();
         assert_eq!(outcome.rate_limited, 0, "{by}");
         assert!((51..=100).contains(&outcome.most_records), "{by}, {outcome:?}");
@@ -362,34 +362,45 @@ fn a_full_second_refuses_what_would_have_been_kept() {
     );
 }
 
-/// The weight of the first record of the second after one that had these requests.
-fn weight_after(ordinary: usize, failed: usize, request: &Simulated, passed: u64) -> Option<f64> {
+/// What the first record of the second after one that had these requests would weigh.
+fn weight_after(ordinary: usize, failed: usize, request: &Simulated, passed: u64) -> f64 {
     let mut hop = Hop::new(r#""logs":{"max_records_per_second":100}"#, 0);
     let failure = Simulated { status: 503, ..ORDINARY };
     for request in iter::repeat_n(&ORDINARY, ordinary).chain(iter::repeat_n(&failure, failed)) {
         hop.judge(request, NOW);
     }
-    weight(hop.judge(request, NOW + passed))
+    hop.judge_and_vary(request, NOW + passed).1 + 1.0
+}
+
+#[test]
+fn many_requests_of_one_trace_bend_no_weight_of_its_other_requests() {
+    let sections =
+        r#""logs":{"max_records_per_second":100},"routes":[{"template":"/many","sample_ratio":0.1},"/last"]"#;
+    let outcome = simulate(sections, 5, 4000, |_, chance| {
+        let of_one_trace = Simulated { ids: chance.u128(1..), ..ORDINARY };
+        let mut requests = vec![Simulated { path: "/many", ..of_one_trace.clone() }; 80];
+        requests.push(Simulated { path: "/last", ..of_one_trace });
+        requests
+    });
+    let last = &outcome.sums["/last"];
+    last.assert_unbiased("/last");
+    assert!(last.weights > 0.0 && last.variance > 0.0, "some shares were lowered: {last:?}");
 }
 
 #[test]
 fn the_ratio_is_lowered_by_the_last_second_and_that_of_failed_requests_last() {
-    let kept = Simulated { ids: u128::MAX, ..ORDINARY };
     for (ordinary, failed, expected) in
         [(50, 0, 1.0), (100, 0, 2.0), (100, 30, 5.0), (100, 50, 16.0), (100, 500, 16.0)]
     {
-        let weight = weight_after(ordinary, failed, &kept, SECOND);
-        assert!(
-            weight.is_some_and(|weight| (weight - expected).abs() < 1e-9),
-            "{ordinary} {failed}: {weight:?}"
-        );
+        let weight = weight_after(ordinary, failed, &ORDINARY, SECOND);
+        assert!((weight - expected).abs() < 1e-9, "{ordinary} {failed}: {weight:?}");
     }
     let failure = Simulated { status: 503, ..ORDINARY };
-    assert_eq!(weight_after(1000, 50, &failure, SECOND), Some(1.0), "the ordinary ones make room");
-    assert_eq!(weight_after(1000, 0, &kept, 2 * SECOND), Some(1.0), "a second without requests lies between");
+    assert_eq!(weight_after(1000, 50, &failure, SECOND), 1.0, "the ordinary ones make room");
+    assert_eq!(weight_after(1000, 0, &ORDINARY, 2 * SECOND), 1.0, "a second without requests lies between");
     let mut hop = Hop::new(r#""logs":{"max_records_per_second":100}"#, 0);
     for _ in 0..200 {
         hop.judge(&ORDINARY, NOW);
     }
-    assert_eq!(weight(hop.judge(&kept, NOW - 5 * SECOND)), Some(4.0), "the clock was set back");
+    assert_eq!(hop.judge_and_vary(&ORDINARY, NOW - 5 * SECOND).1, 3.0, "the clock was set back");
 }

@@ -54,6 +54,8 @@ impl Kept {
             Self::Metrics => vec![("logs.enabled", json!(false))],
             Self::FivePercent => vec![
                 ("logs.sample_ratio", json!(0.05)),
+                // The load has one trace, of which either all would be kept or nothing.
+                ("logs.sample_by", json!("request")),
                 ("logs.keep_errors", json!(true)),
                 ("logs.keep_slower_than", json!("1s")),
             ],
@@ -199,7 +201,7 @@ fn capture(config: &Config, kept: Kept) -> String {
 
 fn with_probe(mut bootstrap: Bootstrap, project: &Project, script: &str) -> anyhow::Result<Bootstrap> {
     *bootstrap.plugin("/configuration/value")? = json!(script);
-    bootstrap.with_module(&project.sdk_probe())
+    bootstrap.with_module(&project.lean_sdk_probe())
 }
 
 fn with_access_log(mut bootstrap: Bootstrap, access_log: Value) -> anyhow::Result<Bootstrap> {

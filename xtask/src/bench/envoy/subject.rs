@@ -136,6 +136,12 @@ impl Subject {
             "{name}: of {captured} records {} arrived, and the plugin says {accounting:?}",
             self.sink.arrived().records,
         );
+        // One in twenty of the ordinary ones, and one in a hundred that fails: so many that chance moves it little.
+        let kept_percent = accounting.delivered as f64 * 100.0 / self.requests.max(1) as f64;
+        ensure!(
+            kept != Kept::FivePercent || (5.0..7.0).contains(&kept_percent),
+            "{name}: {kept_percent:.1} % of the requests were kept, expected are about 6"
+        );
         Ok(())
     }
 
