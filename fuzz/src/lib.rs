@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use offpath_filter::capture::{Captured, WantedHeader};
+use offpath_filter::capture::{Captured, WantedHeader, WantedHeaders};
 use offpath_filter::config::Config;
 use offpath_filter::lease::Table;
 use offpath_filter::ledger::Stat;
@@ -156,7 +156,8 @@ pub fn pairs(bytes: &[u8]) {
             assert!(found <= bytes.len());
         }
     }
-    let wanted = [b"".as_slice(), b"x-a"].map(|name| WantedHeader { name: name.into(), is_joined: true });
+    let wanted = |name: &[u8]| WantedHeader { name: name.into(), is_joined: true };
+    let wanted = WantedHeaders::new(vec![wanted(b""), wanted(b"x-a")]);
     captured.clear();
     if captured.take_headers(bytes.to_vec(), &wanted).is_ok() {
         let longest = (0..wanted.len()).map(|slot| captured.slot(slot).len()).max();

@@ -64,7 +64,9 @@ fn series(criterion: &mut Criterion) {
         Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true };
     let provider = SdkMeterProvider::builder()
         .with_reader(ManualReader::builder().build())
-        .with_view(move |_: &_| Stream::builder().with_aggregation(exponential.clone()).build().unwrap().into())
+        .with_view(move |_: &_| {
+            Stream::builder().with_aggregation(exponential.clone()).build().unwrap().into()
+        })
         .build();
     let histogram = provider.meter("bench").f64_histogram("http.server.request.duration").build();
     let attributes = [

@@ -16,19 +16,23 @@ use offpath_filter::otlp::envelope::Envelope;
 use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
 use offpath_filter::request::FinishedRequest;
+use offpath_filter::route::Routes;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// A name, and what runs the piece so many times.
 type Piece = (&'static str, fn(u32) -> Outcome);
 
-const PIECES: [Piece; 7] = [
+const PIECES: [Piece; 10] = [
     ("histogram_record", histogram_record),
     ("series_and_record", series_and_record),
     ("capture_decode", capture_decode),
     ("record_encode", record_encode),
     ("batch_push_and_seal", batch_push_and_seal),
     ("observe", observe),
+    ("sampled_out_by_request_id", sampled_out_by_request_id),
+    ("route_among_ten", |times| route_among(10, times)),
+    ("route_among_ten_thousand", |times| route_among(10_000, times)),
     ("config_parse", config_parse),
 ];
 
@@ -139,6 +143,38 @@ fn observe(times: u32) -> Outcome {
         pipeline.ledger().take_changes(|stat, change| {
             black_box((stat, change));
         });
+    }
+    Ok(())
+}
+
+/// What a request takes that is measured, judged by its id and left out.
+fn sampled_out_by_request_id(times: u32) -> Outcome {
+    let config = config(
+        r#"{"collector": {"cluster": "otlp"}, "logs": {"sample_ratio": 0.05, "sample_by": "request", "keep_slower_than": "1s"}}"#,
+    )?;
+    let mut pipeline = Pipeline::new(config, &Node::default(), [0; 16], NOW)?;
+    let captured = ordinary_request(pipeline.plan());
+    for _ in 0..times {
+        if pipeline.judge(black_box(&captured), NOW).is_some() {
+            return Err("the request was to be left out".into());
+        }
+        pipeline.ledger().take_changes(|stat, change| {
+            black_box((stat, change));
+        });
+    }
+    Ok(())
+}
+
+fn route_among(templates: usize, times: u32) -> Outcome {
+    let templates: Vec<String> = (0..templates).map(|n| format!("\"/service-{n}/orders/{{id}}\"")).collect();
+    let config =
+        config(&format!(r#"{{"collector": {{"cluster": "otlp"}}, "routes": [{}]}}"#, templates.join(",")))?;
+    let routes = Routes::new(&config.routes)?;
+    let path = format!("/service-{}/orders/8786c783", templates.len() / 2);
+    for _ in 0..times {
+        if routes.find(black_box(path.as_bytes())).is_none() {
+            return Err("the path was to have a route".into());
+        }
     }
     Ok(())
 }

@@ -301,7 +301,7 @@ mod tests {
         let upstream =
             ["upstream.address", "xds.cluster_name"].map(|name| Value::attribute(name, Presence::OfUpstream));
         let stage = Stage::new(&[usual, upstream.to_vec()].concat(), 0, None);
-        let codes = vec!["response.code"; MAX_SINGLE].join(",");
+        let codes = ["response.code"; MAX_SINGLE].join(",");
         let answered = format!("[{codes},upstream.address,xds.cluster_name]");
         let unknown = format!(
             r#"[{codes},has(upstream.address)?upstream.address:"",has(xds.cluster_name)?xds.cluster_name:""]"#
