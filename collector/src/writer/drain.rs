@@ -16,7 +16,7 @@ use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
-use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, logs, metrics};
+use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, dialect, logs, metrics};
 use crate::store::accounting::{self, Accounting};
 use crate::store::inbox::{self, Batch};
 use crate::store::logs::Origin;
@@ -178,7 +178,7 @@ impl ScopeVisitor for Rows<'_> {
         let attributes = attributes(&resource.attributes);
         self.origin = Origin {
             resource_id: store::intern_resource(self.connection, &store::logs::json(&attributes)?)?,
-            service: store::logs::text(&attributes, "service.name").map(str::to_owned),
+            service: dialect::service(&attributes),
             scope: None,
             received_unix_nano: self.batch.received_unix_nano,
         };
