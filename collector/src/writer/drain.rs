@@ -26,7 +26,8 @@ use crate::store::{self, StoreError, TENANT, dead_letters, senders};
 /// A transaction takes at most so many batches, and so many bytes beyond its first: new requests wait behind it.
 const MAX_BATCHES: u32 = 64;
 const MAX_DECODED_BYTES: i64 = 1024 * 1024;
-/// Batch ids older than this are forgotten, some with each transaction. Senders give up after an hour at most.
+/// Batch ids older than this are forgotten, some with each transaction, and senders that were silent for as long. Senders
+/// give up after an hour at most.
 const BATCH_ID_MAX_AGE_NANOS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 const PRUNED_PER_TRANSACTION: i64 = 128;
 
@@ -98,7 +99,7 @@ fn prune(connection: &Connection, now: i64) -> Result<(), StoreError> {
             "DELETE FROM batches WHERE id IN (SELECT id FROM batches ORDER BY id LIMIT ?1) AND stored_unix_nano < ?2",
         )?
         .execute(params![PRUNED_PER_TRANSACTION, now.saturating_sub(BATCH_ID_MAX_AGE_NANOS)])?;
-    Ok(())
+    senders::forget_silent(connection, now.saturating_sub(BATCH_ID_MAX_AGE_NANOS))
 }
 
 /// Stores a batch's records, or sets all of it aside when it is refused as a whole: when its resource is refused, or
