@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::otlp::Signal;
 use crate::store::accounting::Accounting;
+use crate::store::senders;
 
 /// A signal's label: `logs` counts log records, `metrics` data points.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -56,12 +57,18 @@ pub struct SelfMetrics {
     dead_letters: Family<SignalLabel, Gauge>,
     inbox_records: Family<SignalLabel, Gauge>,
     inbox_bytes: Gauge,
+    inbox_limit_bytes: Gauge,
     inbox_oldest_age_seconds: Gauge<f64, AtomicU64>,
     commit_seconds: Family<TransactionLabel, Histogram>,
     drain_lag_seconds: Histogram,
+    senders: Gauge,
+    senders_with_gaps: Gauge,
+    missing_batches: Gauge,
+    oldest_gap_age_seconds: Gauge<f64, AtomicU64>,
     store_errors: Counter,
     ready: Gauge,
     oldest_received_unix_nano: AtomicI64,
+    missing_since_unix_nano: AtomicI64,
 }
 
 impl Default for SelfMetrics {
@@ -89,14 +96,20 @@ impl SelfMetrics {
             dead_letters: Family::default(),
             inbox_records: Family::default(),
             inbox_bytes: Gauge::default(),
+            inbox_limit_bytes: Gauge::default(),
             inbox_oldest_age_seconds: Gauge::default(),
             commit_seconds: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_25, 2.0, 16))
             }),
             drain_lag_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 20)),
+            senders: Gauge::default(),
+            senders_with_gaps: Gauge::default(),
+            missing_batches: Gauge::default(),
+            oldest_gap_age_seconds: Gauge::default(),
             store_errors: Counter::default(),
             ready: Gauge::default(),
             oldest_received_unix_nano: AtomicI64::new(0),
+            missing_since_unix_nano: AtomicI64::new(0),
         };
         metrics.register();
         metrics
@@ -118,11 +131,21 @@ impl SelfMetrics {
         registry.register("dead_letters", "Log records and data points in the dead-letter store now", self.dead_letters.clone());
         registry.register("inbox_records", "Log records and data points acknowledged and not yet rows", self.inbox_records.clone());
         registry.register("inbox_bytes", "Bytes of requests acknowledged and not yet rows", self.inbox_bytes.clone());
+        registry.register("inbox_limit_bytes", "Beyond so many bytes in the inbox requests are refused, --max-queue-bytes", self.inbox_limit_bytes.clone());
         registry.register_with_unit("inbox_oldest_age", "Age of the oldest request in the inbox, 0 when it is empty", Unit::Seconds, self.inbox_oldest_age_seconds.clone());
         registry.register_with_unit("commit", "Time to commit a transaction, sync to disk included", Unit::Seconds, self.commit_seconds.clone());
         registry.register_with_unit("drain_lag", "Time from receiving a request to its rows being committed", Unit::Seconds, self.drain_lag_seconds.clone());
+        registry.register("senders", "Senders that are known", self.senders.clone());
+        registry.register("senders_with_gaps", "Senders of which batches are missing", self.senders_with_gaps.clone());
+        registry.register("missing_batches", "Batches that senders have numbered and that never came; falls when one comes late", self.missing_batches.clone());
+        registry.register_with_unit("oldest_gap_age", "For how long the sender that has had gaps for longest has had them, 0 without gaps", Unit::Seconds, self.oldest_gap_age_seconds.clone());
         registry.register("store_errors", "Times that the database was unavailable", self.store_errors.clone());
         registry.register("ready", "1 when requests are taken and stored", self.ready.clone());
+    }
+
+    /// Beyond so many bytes in the inbox requests are refused.
+    pub fn inbox_limit(&self, bytes: u64) {
+        self.inbox_limit_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// So many more connections are open at a listener.
@@ -186,17 +209,33 @@ impl SelfMetrics {
         self.oldest_received_unix_nano.store(oldest_received_unix_nano.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// What the store says of all senders.
+    pub fn senders(&self, totals: &senders::Totals) {
+        self.senders.set(totals.senders);
+        self.senders_with_gaps.set(totals.with_gaps);
+        self.missing_batches.set(totals.missing_batches);
+        let since = totals.missing_since_unix_nano.unwrap_or(0);
+        self.missing_since_unix_nano.store(since, Ordering::Relaxed);
+    }
+
     /// Prometheus' text format.
     #[must_use]
     pub fn render(&self, ready: bool, now_unix_nano: i64) -> String {
         self.ready.set(i64::from(ready));
-        let oldest = self.oldest_received_unix_nano.load(Ordering::Relaxed);
-        let age_nanos = if oldest == 0 { 0 } else { now_unix_nano.saturating_sub(oldest).max(0) };
-        self.inbox_oldest_age_seconds.set(age_nanos as f64 / 1e9);
+        self.inbox_oldest_age_seconds.set(age_seconds(&self.oldest_received_unix_nano, now_unix_nano));
+        self.oldest_gap_age_seconds.set(age_seconds(&self.missing_since_unix_nano, now_unix_nano));
         let mut out = String::new();
         // Writing to a string cannot fail.
         let _ = text::encode(&mut out, &self.registry);
         out
+    }
+}
+
+/// How long ago it was; 0 stands for never.
+fn age_seconds(unix_nano: &AtomicI64, now_unix_nano: i64) -> f64 {
+    match unix_nano.load(Ordering::Relaxed) {
+        0 => 0.0,
+        then => now_unix_nano.saturating_sub(then).max(0) as f64 / 1e9,
     }
 }
 

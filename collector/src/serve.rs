@@ -81,6 +81,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
         metrics: Arc::new(SelfMetrics::new()),
         writable: Arc::new(AtomicBool::new(true)),
     };
+    shared.metrics.inbox_limit(config.max_queue_bytes);
     let (queue, write) = writer::new(connection, shared.clone());
     let (writer_done, mut writer_ended) = oneshot::channel();
     std::thread::Builder::new().name("writer".to_owned()).spawn(move || {

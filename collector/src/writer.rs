@@ -25,7 +25,7 @@ use crate::otlp::Signal;
 use crate::receive::admission::{Admission, Permit};
 use crate::self_metrics::SelfMetrics;
 use crate::store::inbox::{self, Batch};
-use crate::store::{StoreError, accounting};
+use crate::store::{StoreError, accounting, senders};
 
 /// A group of waiting requests is inserted together up to this size.
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
@@ -113,6 +113,9 @@ pub fn new(
         backoff: Duration::ZERO,
         next_drain: Instant::now(),
     };
+    // Whoever asks first is told what the store holds: gauges that jump from 0 would look like something that happened.
+    // Should the file be in doubt, the thread finds that again, before anything else.
+    drop(writer.publish_totals());
     (Queue(commands), move || writer.run())
 }
 
@@ -245,6 +248,7 @@ impl Writer {
             let queued_bytes = logs.queued_bytes.saturating_add(points.queued_bytes);
             self.shared.admission.set_queued_bytes(u64::try_from(queued_bytes).unwrap_or(0));
             self.shared.metrics.totals(&logs, &points, inbox::oldest_received(&self.connection)?);
+            self.shared.metrics.senders(&senders::totals(&self.connection)?);
             Ok(())
         };
         match totals() {

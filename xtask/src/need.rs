@@ -28,11 +28,14 @@ pub enum Need {
     Taskset,
     /// Sends requests at a fixed rate to what is measured.
     H2load,
+    /// Checks the alert rules.
+    Promtool,
 }
 
 impl Need {
     /// What `cargo xtask test` looks for before it starts.
-    pub const OF_TESTS: [Self; 5] = [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind];
+    pub const OF_TESTS: [Self; 6] =
+        [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind, Self::Promtool];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -43,6 +46,7 @@ impl Need {
             Self::Valgrind => &["valgrind", "--version"],
             Self::Taskset => &["taskset", "--version"],
             Self::H2load => &["h2load", "--version"],
+            Self::Promtool => &["promtool", "--version"],
         }
     }
 
@@ -54,6 +58,7 @@ impl Need {
             Self::Setpriv | Self::Taskset => &["util-linux"],
             Self::Valgrind => &["valgrind"],
             Self::H2load => &["nghttp2-client"],
+            Self::Promtool => &["prometheus"],
         }
     }
 
@@ -66,6 +71,7 @@ impl Need {
             Self::Valgrind => "valgrind (counts the instructions of the plugin's hot path)",
             Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
             Self::H2load => "h2load (sends requests at a fixed rate)",
+            Self::Promtool => "promtool (checks the alert rules)",
         }
     }
 

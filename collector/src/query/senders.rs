@@ -1,6 +1,6 @@
 //! Senders, the latest first, with the gaps in their sequences.
 //!
-//! In: nothing. Out: how far each sender has come, how many of its batches never came, and which.
+//! In: nothing. Out: how far each sender has come, how many of its batches never came, since when, and which.
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
@@ -8,11 +8,10 @@ use serde::Serialize;
 use super::QueryError;
 use crate::clock::rfc3339;
 use crate::store::TENANT;
+use crate::store::senders::MAX_GAPS;
 
 /// The most senders in one answer.
 pub const MAX_SENDERS: i64 = 1000;
-/// The most gaps of one sender in an answer, the latest ones; `missing` counts all.
-pub const MAX_GAPS: i64 = 100;
 
 /// One sender.
 #[derive(Debug, Serialize)]
@@ -21,6 +20,7 @@ pub struct Sender {
     last_sequence: i64,
     received_batches: i64,
     missing: i64,
+    missing_since: Option<String>,
     gaps: Vec<(i64, i64)>,
     last_seen: String,
 }
@@ -31,34 +31,30 @@ pub struct Sender {
 /// [`QueryError`].
 pub fn list(connection: &Connection) -> Result<Vec<Sender>, QueryError> {
     let mut statement = connection.prepare_cached(
-        "SELECT sender, last_sequence, received_batches, last_seen_unix_nano FROM senders WHERE tenant = ?1
-         ORDER BY last_seen_unix_nano DESC LIMIT ?2",
+        "SELECT sender, last_sequence, received_batches, missing_batches, missing_since_unix_nano,
+         last_seen_unix_nano FROM senders WHERE tenant = ?1 ORDER BY last_seen_unix_nano DESC LIMIT ?2",
     )?;
     let mut rows = statement.query(params![TENANT, MAX_SENDERS])?;
     let mut senders = Vec::new();
     while let Some(row) = rows.next()? {
         let sender: String = row.get(0)?;
         senders.push(Sender {
-            missing: missing(connection, &sender)?,
             gaps: gaps(connection, &sender)?,
             sender,
             last_sequence: row.get(1)?,
             received_batches: row.get(2)?,
-            last_seen: rfc3339(row.get(3)?),
+            missing: row.get(3)?,
+            missing_since: row.get::<_, Option<i64>>(4)?.map(rfc3339),
+            last_seen: rfc3339(row.get(5)?),
         });
     }
     Ok(senders)
 }
 
-fn missing(connection: &Connection, sender: &str) -> Result<i64, QueryError> {
-    let sql = "SELECT coalesce(sum(last - first + 1), 0) FROM sender_gaps WHERE tenant = ?1 AND sender = ?2";
-    Ok(connection.prepare_cached(sql)?.query_row(params![TENANT, sender], |row| row.get(0))?)
-}
-
+/// The ranges that are kept of a sender: the latest ones, while `missing` counts all.
 fn gaps(connection: &Connection, sender: &str) -> Result<Vec<(i64, i64)>, QueryError> {
     let mut statement = connection.prepare_cached(
-        "SELECT first, last FROM (SELECT first, last FROM sender_gaps WHERE tenant = ?1 AND sender = ?2
-         ORDER BY first DESC LIMIT ?3) ORDER BY first",
+        "SELECT first, last FROM sender_gaps WHERE tenant = ?1 AND sender = ?2 ORDER BY first LIMIT ?3",
     )?;
     let gaps =
         statement.query_map(params![TENANT, sender, MAX_GAPS], |row| Ok((row.get(0)?, row.get(1)?)))?;

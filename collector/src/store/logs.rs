@@ -1,8 +1,8 @@
 //! Log records as rows.
 //!
-//! In: one `LogRecord` at a time, with its resource. Out: a row with typed columns for what people filter by, and all
-//! attributes as JSON under OTLP's names; names that are not known here (Envoy's own loggers have many) are kept in the
-//! JSON alone. A record that does not fit a row is refused with a reason, for the dead-letter store.
+//! In: one `LogRecord` at a time, with its resource. Out: a row with typed columns for what people filter by, which
+//! [`dialect`](crate::otlp::dialect) reads in whatever way the record tells it, and all attributes as JSON under the names
+//! that they came with. A record that does not fit a row is refused with a reason, for the dead-letter store.
 
 use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -10,6 +10,7 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::{StoreError, TENANT};
+use crate::otlp::dialect::Request;
 use crate::otlp::value::{Attributes, attributes, optional};
 
 /// What the records of one scope have in common.
@@ -17,7 +18,7 @@ use crate::otlp::value::{Attributes, attributes, optional};
 pub struct Origin {
     /// The row of the resource's attributes.
     pub resource_id: i64,
-    /// `service.name` of the resource.
+    /// `service.name` of the resource, or what stands for it.
     pub service: Option<String>,
     /// The scope's name.
     pub scope: Option<String>,
@@ -33,6 +34,7 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
     let time = nanos("timeUnixNano", record.time_unix_nano)?;
     let observed = nanos("observedTimeUnixNano", record.observed_time_unix_nano)?;
     let attributes = attributes(&record.attributes);
+    let request = Request::of(record, &attributes);
     let (body, body_json) = body(record);
     connection
         .prepare_cached(
@@ -48,29 +50,22 @@ pub fn insert(connection: &Connection, origin: &Origin, record: &LogRecord) -> R
             // Zero means unknown: then the time at which somebody saw it, or we did, is the best there is.
             time.or(observed).unwrap_or(origin.received_unix_nano),
             observed,
-            id(&record.trace_id, 16),
-            id(&record.span_id, 8),
+            request.trace_id,
+            request.span_id,
             record.severity_number,
             not_empty(&record.severity_text),
             not_empty(&record.event_name),
             origin.service,
-            text(&attributes, "http.request.method"),
-            text(&attributes, "url.path"),
-            text(&attributes, "http.route"),
-            attributes.get("http.response.status_code").and_then(Value::as_i64),
-            duration_seconds(&attributes),
+            request.method,
+            request.path,
+            request.route,
+            request.status,
+            request.duration_seconds,
             body,
             body_json,
             json(&attributes)?,
         ])?;
     Ok(())
-}
-
-/// The request's duration: on records of outbound listeners it is the client's.
-fn duration_seconds(attributes: &Attributes) -> Option<f64> {
-    ["http.server.request.duration", "http.client.request.duration"]
-        .iter()
-        .find_map(|name| attributes.get(*name).and_then(Value::as_f64))
 }
 
 /// Attributes as the JSON text that is stored.
@@ -96,11 +91,6 @@ fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
             i64::MAX
         ))),
     }
-}
-
-/// An id of the right length that is not all zero; OTLP has receivers treat any other as absent.
-fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
-    (bytes.len() == length && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
 }
 
 fn not_empty(text: &str) -> Option<&str> {

@@ -1,4 +1,4 @@
--- Version 1. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
+-- Version 2. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
 
 -- Acknowledged requests that are not yet rows: the durable queue. Bodies are kept as they came (`encoding`).
 CREATE TABLE inbox (
@@ -56,9 +56,17 @@ CREATE TABLE senders (
     sender TEXT NOT NULL,
     last_sequence INTEGER NOT NULL,
     received_batches INTEGER NOT NULL,
+    -- Sequence numbers that never came, and how many ranges of them are in `sender_gaps`: the oldest may not be.
+    missing_batches INTEGER NOT NULL,
+    gaps INTEGER NOT NULL,
+    -- Since when some are missing without interruption; NULL while none is.
+    missing_since_unix_nano INTEGER,
     last_seen_unix_nano INTEGER NOT NULL,
     PRIMARY KEY (tenant, sender)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX senders_by_last_seen ON senders (tenant, last_seen_unix_nano);
+CREATE INDEX senders_by_missing_since ON senders (tenant, missing_since_unix_nano)
+    WHERE missing_since_unix_nano IS NOT NULL;
 
 -- Sequence numbers that never came, as closed ranges.
 CREATE TABLE sender_gaps (
@@ -68,6 +76,15 @@ CREATE TABLE sender_gaps (
     last INTEGER NOT NULL CHECK (last >= first),
     PRIMARY KEY (tenant, sender, first)
 ) STRICT, WITHOUT ROWID;
+
+-- One row per tenant, changed in the same transaction as what it counts.
+CREATE TABLE sender_totals (
+    tenant TEXT PRIMARY KEY,
+    senders INTEGER NOT NULL DEFAULT 0,
+    with_gaps INTEGER NOT NULL DEFAULT 0,
+    missing_batches INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO sender_totals (tenant) VALUES ('default');
 
 CREATE TABLE resources (
     id INTEGER PRIMARY KEY,

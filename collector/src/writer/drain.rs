@@ -16,7 +16,7 @@ use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
-use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, logs, metrics};
+use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, dialect, logs, metrics};
 use crate::store::accounting::{self, Accounting};
 use crate::store::inbox::{self, Batch};
 use crate::store::logs::Origin;
@@ -26,7 +26,8 @@ use crate::store::{self, StoreError, TENANT, dead_letters, senders};
 /// A transaction takes at most so many batches, and so many bytes beyond its first: new requests wait behind it.
 const MAX_BATCHES: u32 = 64;
 const MAX_DECODED_BYTES: i64 = 1024 * 1024;
-/// Batch ids older than this are forgotten, some with each transaction. Senders give up after an hour at most.
+/// Batch ids older than this are forgotten, some with each transaction, and senders that were silent for as long. Senders
+/// give up after an hour at most.
 const BATCH_ID_MAX_AGE_NANOS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 const PRUNED_PER_TRANSACTION: i64 = 128;
 
@@ -98,7 +99,7 @@ fn prune(connection: &Connection, now: i64) -> Result<(), StoreError> {
             "DELETE FROM batches WHERE id IN (SELECT id FROM batches ORDER BY id LIMIT ?1) AND stored_unix_nano < ?2",
         )?
         .execute(params![PRUNED_PER_TRANSACTION, now.saturating_sub(BATCH_ID_MAX_AGE_NANOS)])?;
-    Ok(())
+    senders::forget_silent(connection, now.saturating_sub(BATCH_ID_MAX_AGE_NANOS))
 }
 
 /// Stores a batch's records, or sets all of it aside when it is refused as a whole: when its resource is refused, or
@@ -178,7 +179,7 @@ impl ScopeVisitor for Rows<'_> {
         let attributes = attributes(&resource.attributes);
         self.origin = Origin {
             resource_id: store::intern_resource(self.connection, &store::logs::json(&attributes)?)?,
-            service: store::logs::text(&attributes, "service.name").map(str::to_owned),
+            service: dialect::service(&attributes),
             scope: None,
             received_unix_nano: self.batch.received_unix_nano,
         };

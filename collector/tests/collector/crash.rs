@@ -1,4 +1,5 @@
-//! `kill -9` at random moments under load: nothing that was acknowledged is lost, nothing is stored twice.
+//! `kill -9` at random moments under load: nothing that was acknowledged is lost, nothing is stored twice, and what was
+//! never sent is missing.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,8 +24,8 @@ struct Load {
     stop: AtomicBool,
 }
 
-/// Sends numbered batches one after the other, each until it is acknowledged, and every fifth once more. Returns the
-/// bodies of all records.
+/// Sends numbered batches one after the other, each until it is acknowledged, every fifth once more, and every seventh not
+/// at all. Returns the bodies of all records.
 fn send(load: &Load, sender: usize) -> BTreeSet<String> {
     let mut random = fastrand::Rng::with_seed(sender as u64);
     let uuid = format!("00000000-0000-4000-8000-{sender:012x}");
@@ -32,6 +33,9 @@ fn send(load: &Load, sender: usize) -> BTreeSet<String> {
     for sequence in 1.. {
         if load.stop.load(Ordering::Acquire) {
             break;
+        }
+        if sequence % 7 == 0 {
+            continue;
         }
         let count = random.usize(1..=40);
         let name = format!("{sender}/{sequence}");
@@ -117,9 +121,19 @@ fn no_record_is_lost_or_doubled_over_20_kills() {
     let stored: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     assert_eq!(stored.len(), sent.len(), "doubled");
     assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), sent, "lost");
+    let mut all_missing = 0;
     for sender in collector.json("/api/senders").as_array().unwrap() {
-        assert_eq!((&sender["missing"], &sender["received_batches"]), (&0.into(), &sender["last_sequence"]));
+        let number = |name: &str| sender[name].as_i64().unwrap();
+        let missing = number("last_sequence") / 7;
+        assert_eq!(
+            (number("missing"), number("received_batches")),
+            (missing, number("last_sequence") - missing)
+        );
+        all_missing += missing;
     }
+    assert!(all_missing > 0, "too little was sent");
+    let line = format!("offpath_collector_missing_batches {all_missing}");
+    eventually(&line, || collector.get("/metrics").text().lines().any(|found| found == line).then_some(()));
     println!(
         "{KILLS} kills, {} records, {} resent after no answer, {accounting}",
         sent.len(),

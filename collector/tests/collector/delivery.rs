@@ -1,4 +1,4 @@
-//! Once, with every record accounted for: duplicates, gaps, refused records, restarts.
+//! Once, with every record accounted for: duplicates, refused records, restarts.
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use rusqlite::Connection;
@@ -26,30 +26,6 @@ fn a_batch_that_comes_again_is_stored_once_and_counted() {
     assert_eq!(collector.settled(), expected);
     let metrics = collector.get("/metrics").text();
     assert!(metrics.contains("offpath_collector_deduplicated_batches_total{signal=\"logs\"} 4"), "{metrics}");
-}
-
-#[test]
-fn gaps_in_a_senders_sequence_are_shown_over_both_signals() {
-    let data = tempdir().unwrap();
-    let collector = Collector::start(data.path(), &[]);
-    let send = |sequence: u64| {
-        let batch_id = format!("{UUID}-{sequence}");
-        let answer = if sequence.is_multiple_of(2) {
-            let point = point(T0, T0 + sequence * SECOND, vec![], &[0.1]);
-            collector.metrics(&metrics_of(DELTA, vec![point]), Some(&batch_id))
-        } else {
-            collector.logs(&numbered("a", 1), Some(&batch_id))
-        };
-        assert_eq!(answer.status, 200);
-    };
-    for sequence in [1, 2, 3, 10, 6, 14] {
-        send(sequence);
-    }
-    let sender = eventually("the last batch", || {
-        collector.json("/api/senders").get(0).cloned().filter(|sender| sender["received_batches"] == 6)
-    });
-    assert_eq!((&sender["sender"], &sender["last_sequence"]), (&UUID.into(), &14.into()));
-    assert_eq!((&sender["missing"], &sender["gaps"]), (&8.into(), &json!([[4, 5], [7, 9], [11, 13]])));
 }
 
 /// Makes the database refuse records whose body is `poison`, as a constraint would.

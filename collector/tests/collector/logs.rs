@@ -193,8 +193,27 @@ fn limits_are_exact_and_mistakes_are_named() {
     }
 }
 
+/// Request `number` as Envoy Gateway's default format has it, all in text, and without a body.
+fn gateway_request(number: u64, path: &str, status: &str, milliseconds: &str) -> LogRecord {
+    let fields = [
+        ("start_time", "2026-01-01T00:00:00.000Z"),
+        ("method", "GET"),
+        ("x-envoy-origin-path", path),
+        ("response_code", status),
+        ("duration", milliseconds),
+        (":authority", "shop.example"),
+        ("upstream_cluster", "-"),
+        ("route_name", "orders"),
+    ];
+    LogRecord {
+        observed_time_unix_nano: T0 + number * SECOND,
+        attributes: fields.map(|(name, value)| attribute(name, string(value))).to_vec(),
+        ..LogRecord::default()
+    }
+}
+
 #[test]
-fn records_of_envoys_own_loggers_keep_their_attributes() {
+fn records_of_envoys_own_loggers_stay_as_they_came() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
     // Envoy's OTLP logger: a body text, attributes as configured, no severity, no event name.
@@ -204,15 +223,10 @@ fn records_of_envoys_own_loggers_keep_their_attributes() {
         attributes: vec![attribute("duration", string("12")), attribute("flags", string("UF,URX"))],
         ..LogRecord::default()
     };
-    // Envoy Gateway's default: everything is a string, the body is absent.
-    let names =
-        ["start_time", "method", "x-envoy-origin-path", "response_code", ":authority", "upstream_cluster"];
-    let gateway = LogRecord {
-        observed_time_unix_nano: T0 + SECOND,
-        attributes: names.map(|name| attribute(name, string("1"))).to_vec(),
-        ..LogRecord::default()
-    };
-    assert_eq!(collector.logs(&logs_of(vec![native, gateway]), None).status, 200);
+    assert_eq!(
+        collector.logs(&logs_of(vec![native, gateway_request(1, "/a?b=c", "200", "12")]), None).status,
+        200
+    );
     collector.settled();
     let page = collector.json("/api/logs");
     let (gateway, native) = (&page["records"][0], &page["records"][1]);
@@ -224,8 +238,51 @@ fn records_of_envoys_own_loggers_keep_their_attributes() {
         (&gateway["time"], &gateway["body"]),
         (&"2026-01-01T00:00:01.000000000Z".into(), &Value::Null)
     );
-    assert_eq!(gateway["attributes"].as_object().unwrap().len(), 6);
-    assert_eq!(gateway["attributes"][":authority"], "1");
+    let attributes = &gateway["attributes"];
+    assert_eq!(attributes.as_object().unwrap().len(), 8);
+    let found = ["x-envoy-origin-path", "response_code", "upstream_cluster"].map(|name| &attributes[name]);
+    assert_eq!(found, ["/a?b=c", "200", "-"]);
+}
+
+#[test]
+fn filters_find_the_records_of_every_dialect() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let line = "[2026-01-01T00:00:00.000Z] \"GET /orders/7?n=1 HTTP/1.1\" 503 UF via_upstream - \"-\" 0 98 2000 - \"-\" \
+                \"curl/8\" \"-\" \"shop.example\" \"127.0.0.1:8000\" outbound|80||shop - - - - orders\n";
+    let istio = LogRecord { time_unix_nano: T0, body: Some(string(line)), ..LogRecord::default() };
+    let trace_id = "0af7651916cd43dd8448eb211c80319c";
+    let mut traced = gateway_request(2, "/orders/7", "404", "1");
+    traced.attributes.push(attribute("traceparent", string(&format!("00-{trace_id}-b7ad6b7169203331-01"))));
+    let records = vec![
+        istio,
+        request(1, "/orders/7", 503, 2.0),
+        gateway_request(1, "/orders/7?n=2", "503", "1999"),
+        gateway_request(1, "/", "0", "-"),
+        traced,
+    ];
+    assert_eq!(collector.logs(&logs_of(records), None).status, 200);
+    let labels = [("log_name", ""), ("zone_name", ""), ("cluster_name", "edge"), ("node_name", "edge-1")];
+    let mut native = logs_of(vec![gateway_request(1, "/", "200", "1")]);
+    native.resource_logs[0].resource.as_mut().unwrap().attributes =
+        labels.map(|(name, value)| attribute(name, string(value))).to_vec();
+    assert_eq!(collector.logs(&native, None).status, 200);
+    collector.settled();
+    let cases = [
+        ("", 6),
+        ("status=503", 3),
+        ("path=/orders/7", 4),
+        ("status=5xx&path=/orders/7&min_duration_ms=2000", 2),
+        ("min_duration_ms=1999", 3),
+        ("route=orders", 5),
+        (&format!("trace_id={trace_id}"), 1),
+        ("service=api", 5),
+        ("service=edge&status=200", 1),
+    ];
+    for (query, records) in cases {
+        let page = collector.json(&format!("/api/logs?{query}"));
+        assert_eq!(page["records"].as_array().unwrap().len(), records, "{query}: {page}");
+    }
 }
 
 #[test]

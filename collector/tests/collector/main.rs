@@ -14,5 +14,6 @@ mod delivery;
 mod files;
 mod latency;
 mod logs;
+mod senders;
 mod support;
 mod sync;

@@ -10,9 +10,11 @@
 
 mod configuration;
 mod delivery;
+mod dialects;
 mod exactly_once;
 mod faults;
 mod hostile;
+mod loss;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
