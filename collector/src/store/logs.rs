@@ -87,7 +87,7 @@ pub fn text<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {
     attributes.get(name).and_then(Value::as_str)
 }
 
-fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
+pub(super) fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
     match i64::try_from(nanos) {
         Ok(0) => Ok(None),
         Ok(nanos) => Ok(Some(nanos)),
@@ -99,11 +99,11 @@ fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
 }
 
 /// An id of the right length that is not all zero; OTLP has receivers treat any other as absent.
-fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
+pub(super) fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
     (bytes.len() == length && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
 }
 
-fn not_empty(text: &str) -> Option<&str> {
+pub(super) fn not_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
