@@ -164,3 +164,22 @@ fn severity(number: i64, text: Option<String>) -> String {
     };
     text.unwrap_or_else(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::in_memory;
+
+    #[test]
+    fn the_records_of_a_trace_are_found_by_its_index() {
+        let connection = in_memory();
+        let filter =
+            Filter { trace_id: Some([1; 16]), from_unix_nano: Some(1), limit: 100, ..Filter::default() };
+        let (sql, mut parameters) = select(&filter);
+        parameters.push(SqlValue::from(101));
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = plan.query_map(params_from_iter(parameters), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<String> = plan.map(Result::unwrap).collect();
+        assert!(plan[0].contains("USING INDEX logs_by_trace (trace_id=?)"), "{plan:?}");
+    }
+}

@@ -16,3 +16,4 @@ mod latency;
 mod logs;
 mod support;
 mod sync;
+mod traces;

@@ -18,3 +18,4 @@ mod otlp_decoder;
 mod proxy;
 mod sampling;
 mod storage;
+mod traces;
