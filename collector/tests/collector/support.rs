@@ -262,6 +262,18 @@ pub(crate) fn spans_from(service: &str, spans: Vec<Span>) -> ExportTraceServiceR
     ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
 }
 
+/// `count` spans whose names are `name/0`, `name/1`, …
+pub(crate) fn numbered_spans(name: &str, count: usize) -> ExportTraceServiceRequest {
+    let span = |number| Span {
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        name: format!("{name}/{number}"),
+        start_time_unix_nano: T0,
+        ..Span::default()
+    };
+    spans_from("api", (0..count).map(span).collect())
+}
+
 /// One exponential histogram of `values` in seconds, at scale 3 and with a zero threshold of 100 µs.
 pub(crate) fn point(
     start: u64,
