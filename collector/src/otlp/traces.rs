@@ -64,13 +64,19 @@ pub fn walk<V: Visitor>(request: &[u8], visitor: &mut V) -> Result<(), V::Error>
 }
 
 fn check(span: &Span) -> Result<(), Invalid> {
-    for (id, bytes, length) in [("trace_id", &span.trace_id, 16), ("span_id", &span.span_id, 8)] {
-        if bytes.len() != length || bytes.iter().all(|byte| *byte == 0) {
+    for (name, bytes, length) in [("trace_id", &span.trace_id, 16), ("span_id", &span.span_id, 8)] {
+        if id(bytes, length).is_none() {
             let span = span.name.chars().take(100).collect();
-            return Err(Invalid { span, id, bytes: bytes.len(), length });
+            return Err(Invalid { span, id: name, bytes: bytes.len(), length });
         }
     }
     Ok(())
+}
+
+/// An id of the right length that is not all zero; any other is none.
+#[must_use]
+pub fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    (bytes.len() == length && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
 }
 
 /// Checks that every part of a request decodes, and counts its spans.

@@ -99,7 +99,7 @@ pub(super) fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
 }
 
 /// An id of the right length that is not all zero; OTLP has receivers treat any other as absent.
-pub(super) fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
+fn id(bytes: &[u8], length: usize) -> Option<&[u8]> {
     (bytes.len() == length && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
 }
 

@@ -8,9 +8,10 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span};
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
-use super::logs::{Origin, id, json, nanos, not_empty};
+use super::logs::{Origin, json, nanos, not_empty};
 use super::{StoreError, TENANT};
 use crate::clock::rfc3339;
+use crate::otlp::traces::id;
 use crate::otlp::value::{Attributes, attributes, hex};
 
 /// Writes one span.
