@@ -16,7 +16,7 @@ use crate::otlp::Signal;
 use crate::store::accounting::Accounting;
 use crate::store::senders;
 
-/// A signal's label: `logs` counts log records, `metrics` data points.
+/// A signal's label: `logs` counts log records, `metrics` data points, `traces` spans.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SignalLabel {
     signal: &'static str,
@@ -49,6 +49,7 @@ pub struct SelfMetrics {
     accepted_bytes: Family<SignalLabel, Counter>,
     rejected_requests: Family<ReasonLabel, Counter>,
     rejected_points: Family<ReasonLabel, Counter>,
+    rejected_spans: Counter,
     stored_records: Family<SignalLabel, Counter>,
     superseded_points: Counter,
     deduplicated_records: Family<SignalLabel, Counter>,
@@ -88,6 +89,7 @@ impl SelfMetrics {
             accepted_bytes: Family::default(),
             rejected_requests: Family::default(),
             rejected_points: Family::default(),
+            rejected_spans: Counter::default(),
             stored_records: Family::default(),
             superseded_points: Counter::default(),
             deduplicated_records: Family::default(),
@@ -119,17 +121,18 @@ impl SelfMetrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
         registry.register("connections", "Open connections, by listener; more than --max-connections wait", self.connections.clone());
-        registry.register("accepted_records", "Log records and data points acknowledged", self.accepted_records.clone());
+        registry.register("accepted_records", "Log records, data points and spans acknowledged", self.accepted_records.clone());
         registry.register("accepted_bytes", "Bytes of acknowledged requests, as they came", self.accepted_bytes.clone());
         registry.register("rejected_requests", "Requests refused, by reason", self.rejected_requests.clone());
         registry.register("rejected_points", "Data points refused in accepted requests (partial success), by reason", self.rejected_points.clone());
-        registry.register("stored_records", "Log records and data points that became rows", self.stored_records.clone());
+        registry.register("rejected_spans", "Spans refused in accepted requests (partial success): their ids are invalid", self.rejected_spans.clone());
+        registry.register("stored_records", "Log records, data points and spans that became rows", self.stored_records.clone());
         registry.register("superseded_points", "Cumulative points dropped because a later one was already stored", self.superseded_points.clone());
-        registry.register("deduplicated_records", "Log records and data points of batches that were already stored", self.deduplicated_records.clone());
+        registry.register("deduplicated_records", "Log records, data points and spans of batches that were already stored", self.deduplicated_records.clone());
         registry.register("deduplicated_batches", "Batches that were already stored", self.deduplicated_batches.clone());
-        registry.register("dead_lettered_records", "Log records and data points set aside because the store refused them", self.dead_lettered_records.clone());
-        registry.register("dead_letters", "Log records and data points in the dead-letter store now", self.dead_letters.clone());
-        registry.register("inbox_records", "Log records and data points acknowledged and not yet rows", self.inbox_records.clone());
+        registry.register("dead_lettered_records", "Log records, data points and spans set aside because the store refused them", self.dead_lettered_records.clone());
+        registry.register("dead_letters", "Log records, data points and spans in the dead-letter store now", self.dead_letters.clone());
+        registry.register("inbox_records", "Log records, data points and spans acknowledged and not yet rows", self.inbox_records.clone());
         registry.register("inbox_bytes", "Bytes of requests acknowledged and not yet rows", self.inbox_bytes.clone());
         registry.register("inbox_limit_bytes", "Beyond so many bytes in the inbox requests are refused, --max-queue-bytes", self.inbox_limit_bytes.clone());
         registry.register_with_unit("inbox_oldest_age", "Age of the oldest request in the inbox, 0 when it is empty", Unit::Seconds, self.inbox_oldest_age_seconds.clone());
@@ -171,6 +174,11 @@ impl SelfMetrics {
         }
     }
 
+    /// Spans of an accepted request were refused.
+    pub fn rejected_spans(&self, spans: u64) {
+        self.rejected_spans.inc_by(spans);
+    }
+
     /// A batch left the inbox, with these changes of the accounting.
     pub fn drained(&self, signal: Signal, change: &Accounting, lag_seconds: f64) {
         let label = label(signal);
@@ -200,12 +208,17 @@ impl SelfMetrics {
     }
 
     /// The totals in the store, and when the oldest waiting request came.
-    pub fn totals(&self, logs: &Accounting, points: &Accounting, oldest_received_unix_nano: Option<i64>) {
-        for (signal, totals) in [(Signal::Logs, logs), (Signal::Metrics, points)] {
-            self.inbox_records.get_or_create(&label(signal)).set(totals.queued);
-            self.dead_letters.get_or_create(&label(signal)).set(totals.dead_lettered);
+    pub fn totals(
+        &self,
+        totals: &[(Signal, Accounting)],
+        queued_bytes: i64,
+        oldest_received_unix_nano: Option<i64>,
+    ) {
+        for (signal, totals) in totals {
+            self.inbox_records.get_or_create(&label(*signal)).set(totals.queued);
+            self.dead_letters.get_or_create(&label(*signal)).set(totals.dead_lettered);
         }
-        self.inbox_bytes.set(logs.queued_bytes.saturating_add(points.queued_bytes));
+        self.inbox_bytes.set(queued_bytes);
         self.oldest_received_unix_nano.store(oldest_received_unix_nano.unwrap_or(0), Ordering::Relaxed);
     }
 

@@ -243,11 +243,13 @@ impl Writer {
     /// Tells the door and `/metrics` how much waits.
     fn publish_totals(&self) -> Result<(), StoreError> {
         let totals = || {
-            let logs = accounting::read(&self.connection, Signal::Logs)?;
-            let points = accounting::read(&self.connection, Signal::Metrics)?;
-            let queued_bytes = logs.queued_bytes.saturating_add(points.queued_bytes);
+            let mut totals = Vec::new();
+            for signal in Signal::ALL {
+                totals.push((signal, accounting::read(&self.connection, signal)?));
+            }
+            let queued_bytes = totals.iter().fold(0_i64, |sum, (_, of)| sum.saturating_add(of.queued_bytes));
             self.shared.admission.set_queued_bytes(u64::try_from(queued_bytes).unwrap_or(0));
-            self.shared.metrics.totals(&logs, &points, inbox::oldest_received(&self.connection)?);
+            self.shared.metrics.totals(&totals, queued_bytes, inbox::oldest_received(&self.connection)?);
             self.shared.metrics.senders(&senders::totals(&self.connection)?);
             Ok(())
         };

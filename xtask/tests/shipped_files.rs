@@ -59,6 +59,23 @@ fn both_envoy_files_differ_only_in_how_they_load_the_plugin() {
 }
 
 #[test]
+fn the_tracer_sends_spans_without_paths_to_the_plugins_collector() {
+    // Both files have it: they differ only in how they load the plugin.
+    let bootstrap = &documents("access-logger.yaml")[0];
+    let manager =
+        bootstrap.pointer("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config").unwrap();
+    let plugin = manager.pointer("/access_log/0/typed_config/config/configuration/value").unwrap();
+    let plugin: Value = serde_json::from_str(plugin.as_str().unwrap()).unwrap();
+    let tracing = &manager["tracing"];
+    let tracer = &tracing["provider"]["typed_config"];
+    let uri = &tracer["http_service"]["http_uri"];
+    assert_eq!(uri["cluster"], plugin["collector"]["cluster"]);
+    assert!(uri["uri"].as_str().unwrap().ends_with("/v1/traces"), "{uri}");
+    assert_eq!(tracer["service_name"], plugin["resource"]["service.name"]);
+    assert_eq!(tracing["max_path_tag_length"], 0, "a span would hold the query as it came");
+}
+
+#[test]
 fn the_plugin_takes_the_configuration_of_the_istio_manifest() {
     let manifest = &documents("istio-wasmplugin.yaml")[0];
     assert_eq!(manifest["kind"], "WasmPlugin");

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -22,8 +22,9 @@ use crate::auth::Token;
 use crate::clock::now_unix_nano;
 use crate::otlp::Signal;
 use crate::query::latency::{By, Question};
-use crate::query::logs::{Cursor, Filter, MAX_LIMIT};
-use crate::query::{Pool, QueryError, latency, logs, senders};
+use crate::query::logs::{Filter, MAX_LIMIT};
+use crate::query::page::Cursor;
+use crate::query::{Pool, QueryError, latency, logs, senders, traces};
 use crate::store::accounting;
 use crate::writer::Shared;
 use params::{InvalidParameter, Parameters};
@@ -35,6 +36,10 @@ const MAX_QUANTILES: usize = 16;
 /// Each point of an answer names its quantiles as they were written.
 const MAX_QUANTILE_BYTES: usize = 16;
 const DEFAULT_METRIC: &str = "http.server.request.duration";
+/// Before a trace's id.
+const TRACES_PATH: &str = "/api/traces/";
+const TRACE_ID: &str = "32 hexadecimal digits are allowed";
+const CURSOR: &str = "what an answer gave as `next_cursor` is allowed";
 
 /// What the API needs.
 #[derive(Debug)]
@@ -57,6 +62,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/logs", get(logs))
         .route("/api/latency", get(latency))
         .route("/api/senders", get(senders))
+        .route("/api/traces/{trace_id}", get(trace))
         .layer(middleware::from_fn_with_state(Arc::clone(&api), authorize));
     Router::new()
         .route("/", get(page))
@@ -78,6 +84,8 @@ enum ApiError {
     Unauthorized,
     #[error("there is nothing here: `/` lists what there is")]
     NotFound,
+    #[error("no span of trace `{0}` is stored")]
+    UnknownTrace(String),
 }
 
 impl IntoResponse for ApiError {
@@ -92,7 +100,7 @@ impl IntoResponse for ApiError {
             }
             Self::Query(_) => (StatusCode::SERVICE_UNAVAILABLE, json!({"message": message})),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, json!({"message": message})),
-            Self::NotFound => (StatusCode::NOT_FOUND, json!({"message": message})),
+            Self::NotFound | Self::UnknownTrace(_) => (StatusCode::NOT_FOUND, json!({"message": message})),
         };
         let mut response = json_response(status, json!({"error": error}).to_string());
         if status == StatusCode::UNAUTHORIZED {
@@ -150,8 +158,10 @@ async fn metrics(State(api): State<Arc<Api>>) -> Response<Body> {
 }
 
 async fn accounting(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Answer {
-    Parameters::read(query.as_deref(), &[])?;
-    let totals = api.pool.run(|connection| Ok(accounting::read(connection, Signal::Logs)?)).await?;
+    let mut parameters = Parameters::read(query.as_deref(), &["signal"])?;
+    let allowed = "logs, metrics or traces is allowed";
+    let signal = parameters.parsed("signal", allowed, Signal::from_name)?.unwrap_or(Signal::Logs);
+    let totals = api.pool.run(move |connection| Ok(accounting::read(connection, signal)?)).await?;
     answer(&totals)
 }
 
@@ -163,6 +173,22 @@ async fn senders(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Answ
 async fn logs(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Answer {
     let filter = filter(query.as_deref())?;
     answer(&api.pool.run(move |connection| logs::page(connection, &filter)).await?)
+}
+
+/// The id is taken from the path as it came: what is allowed needs no decoding.
+async fn trace(State(api): State<Arc<Api>>, uri: Uri, RawQuery(query): RawQuery) -> Answer {
+    let text = uri.path().strip_prefix(TRACES_PATH).unwrap_or_default();
+    let id = trace_id(text).ok_or_else(|| InvalidParameter {
+        name: "trace_id".to_owned(),
+        value: text.to_owned(),
+        allowed: TRACE_ID.to_owned(),
+    })?;
+    let cursor = Parameters::read(query.as_deref(), &["cursor"])?.parsed("cursor", CURSOR, Cursor::parse)?;
+    let trace = api.pool.run(move |connection| traces::trace(connection, id, cursor)).await?;
+    if trace.spans.is_empty() && cursor.is_none() {
+        return Err(ApiError::UnknownTrace(text.to_owned()));
+    }
+    answer(&trace)
 }
 
 async fn latency(State(api): State<Arc<Api>>, RawQuery(query): RawQuery) -> Answer {
@@ -198,12 +224,8 @@ fn filter(query: Option<&str>) -> Result<Filter, InvalidParameter> {
             "0 or a positive number is allowed",
             |text| text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0),
         )?,
-        trace_id: parameters.parsed("trace_id", "32 hexadecimal digits are allowed", trace_id)?,
-        cursor: parameters.parsed(
-            "cursor",
-            "what an answer gave as `next_cursor` is allowed",
-            Cursor::parse,
-        )?,
+        trace_id: parameters.parsed("trace_id", TRACE_ID, trace_id)?,
+        cursor: parameters.parsed("cursor", CURSOR, Cursor::parse)?,
         limit: parameters
             .parsed("limit", "1 to 1000 is allowed", |text| {
                 text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit))

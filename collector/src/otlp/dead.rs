@@ -43,6 +43,12 @@ pub fn metric_request(resource: &Resource, scope: &InstrumentationScope, metric:
     request(resource, scope, metric.encode_to_vec())
 }
 
+/// The `ExportTraceServiceRequest` of one encoded `Span`. Spans lie in the same fields as records do.
+#[must_use]
+pub fn span_request(resource: &Resource, scope: &InstrumentationScope, span: &[u8]) -> Vec<u8> {
+    request(resource, scope, span.to_vec())
+}
+
 fn request(resource: &Resource, scope: &InstrumentationScope, record: Vec<u8>) -> Vec<u8> {
     let scope_part = ScopePart { scope: Some(scope.clone()), record };
     let resource_part = ResourcePart { resource: Some(resource.clone()), scope_part: Some(scope_part) };

@@ -8,9 +8,7 @@ use opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint;
 
 use super::value::{Attributes, attributes};
 use super::wire::{self, Value};
-use super::{
-    Levels, MAX_MESSAGE_BYTES, MAX_RECORDS_PER_REQUEST, Malformed, ScopeVisitor, decode, walk_scopes,
-};
+use super::{Levels, MAX_MESSAGE_BYTES, Malformed, ScopeVisitor, Validated, decode, walk_scopes};
 use crate::distribution::Distribution;
 
 /// How a sender counts.
@@ -199,19 +197,6 @@ impl Point {
     }
 }
 
-/// What a request holds, found without storing it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Validated {
-    /// Points that will be stored.
-    pub accepted: u64,
-    /// Points of other kinds.
-    pub unsupported: u64,
-    /// Points that contradict themselves.
-    pub invalid: u64,
-    /// Why the first of the refused ones was.
-    pub first_reason: Option<Refused>,
-}
-
 /// Checks every part of a request, and counts its points.
 ///
 /// # Errors
@@ -219,14 +204,8 @@ pub struct Validated {
 pub fn validate(request: &[u8]) -> Result<Validated, Malformed> {
     let mut validated = Validated::default();
     walk(request, &mut validated)?;
-    match validated.accepted.saturating_add(validated.unsupported).saturating_add(validated.invalid) {
-        points if points > MAX_RECORDS_PER_REQUEST => Err(Malformed::TooMany),
-        _ => Ok(validated),
-    }
-}
-
-impl ScopeVisitor for Validated {
-    type Error = Malformed;
+    validated.check_number()?;
+    Ok(validated)
 }
 
 impl Visitor for Validated {
@@ -239,6 +218,6 @@ impl Visitor for Validated {
             Refused::Unsupported { .. } => self.unsupported += count,
             Refused::Invalid { .. } => self.invalid += count,
         }
-        self.first_reason.get_or_insert(reason);
+        self.first_reason.get_or_insert_with(|| reason.to_string());
     }
 }

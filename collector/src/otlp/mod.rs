@@ -1,14 +1,16 @@
 //! Reading OTLP (opentelemetry-proto 1.11) without building the whole request in memory.
 //!
-//! In: the protobuf bytes of an `ExportLogsServiceRequest` or `ExportMetricsServiceRequest`. Out: a visitor sees
-//! each resource, scope and then record or data point in turn. Prost decodes one resource, scope, record or point
-//! at a time: two bytes on the wire can become a struct of hundreds of bytes, so that decoding 64 MiB as one
-//! message could take gigabytes. Nothing is dropped here: bytes that are not OTLP are an error for the whole request.
+//! In: the protobuf bytes of an `ExportLogsServiceRequest`, `ExportMetricsServiceRequest` or `ExportTraceServiceRequest`.
+//! Out: a visitor sees each resource, scope and then record, data point or span in turn. Prost decodes one resource,
+//! scope, record, point or span at a time: two bytes on the wire can become a struct of hundreds of bytes, so that
+//! decoding 64 MiB as one message could take gigabytes. Nothing is dropped here: bytes that are not OTLP are an error
+//! for the whole request.
 
 pub mod dead;
 pub mod dialect;
 pub mod logs;
 pub mod metrics;
+pub mod traces;
 pub mod value;
 pub mod wire;
 
@@ -16,10 +18,10 @@ use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 
-/// The largest resource, scope, log record or data point that is decoded.
+/// The largest resource, scope, log record, data point or span that is decoded.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// The most records and data points that one request may carry.
+/// The most records, data points or spans that one request may carry.
 pub const MAX_RECORDS_PER_REQUEST: u64 = 131_072;
 
 /// What a request carries; the names are the last part of OTLP's paths.
@@ -29,22 +31,28 @@ pub enum Signal {
     Logs,
     /// Metric data points, `/v1/metrics`.
     Metrics,
+    /// Spans, `/v1/traces`.
+    Traces,
 }
 
 impl Signal {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Logs, Self::Metrics, Self::Traces];
+
     /// The name in the store, in labels and in paths.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Logs => "logs",
             Self::Metrics => "metrics",
+            Self::Traces => "traces",
         }
     }
 
     /// The signal of a name that [`Signal::as_str`] gave.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Logs, Self::Metrics].into_iter().find(|signal| signal.as_str() == name)
+        Self::ALL.into_iter().find(|signal| signal.as_str() == name)
     }
 }
 
@@ -72,7 +80,37 @@ pub enum Malformed {
     TooMany,
 }
 
-/// Sees what the requests of both signals have around their records and data points: resources, and in them scopes.
+/// What a request holds, found without storing it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Validated {
+    /// Records, points or spans that will be stored.
+    pub accepted: u64,
+    /// Points of kinds that are not stored.
+    pub unsupported: u64,
+    /// Points and spans that contradict OTLP or themselves.
+    pub invalid: u64,
+    /// Why the first of the refused ones was.
+    pub first_reason: Option<String>,
+}
+
+impl Validated {
+    /// Refuses a request that carries more than [`MAX_RECORDS_PER_REQUEST`].
+    ///
+    /// # Errors
+    /// [`Malformed::TooMany`].
+    fn check_number(&self) -> Result<(), Malformed> {
+        match self.accepted.saturating_add(self.unsupported).saturating_add(self.invalid) {
+            records if records > MAX_RECORDS_PER_REQUEST => Err(Malformed::TooMany),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ScopeVisitor for Validated {
+    type Error = Malformed;
+}
+
+/// Sees what requests of any signal have around their records, points and spans: resources, and in them scopes.
 pub trait ScopeVisitor {
     /// What makes the walk stop.
     type Error: From<Malformed>;
@@ -99,7 +137,7 @@ struct Levels {
     scope: &'static str,
 }
 
-/// Walks down to the encoded records, or metrics, of each scope.
+/// Walks down to the encoded records, metrics or spans of each scope.
 fn walk_scopes<V: ScopeVisitor>(
     levels: &Levels,
     request: &[u8],

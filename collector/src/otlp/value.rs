@@ -1,6 +1,6 @@
 //! OTLP's attribute values as JSON.
 //!
-//! In: `AnyValue` and `KeyValue` lists. Out: JSON with OTLP's names and JSON's own types: string, bool, whole number,
+//! In: `AnyValue` and `KeyValue` lists, and ids. Out: JSON with OTLP's names and JSON's own types: string, bool, whole number,
 //! double, array, object. Bytes become base64 and doubles that JSON lacks become `"NaN"`, `"Infinity"` and
 //! `"-Infinity"`, as in protobuf's JSON mapping. Where a key comes twice, the last one stays.
 
@@ -36,9 +36,15 @@ pub fn optional(value: Option<&AnyValue>) -> Value {
         Some(any_value::Value::KvlistValue(list)) => {
             list.values.iter().map(|pair| (pair.key.clone(), optional(pair.value.as_ref()))).collect()
         }
-        // An index into the string table of profiles; in logs and metrics it refers to nothing.
+        // An index into the string table of profiles; in other signals it refers to nothing.
         Some(any_value::Value::StringValueStrindex(index)) => Value::from(*index),
     }
+}
+
+/// A trace's or span's id as hexadecimal digits, as OTLP's JSON has it.
+#[must_use]
+pub fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn double(number: f64) -> Value {

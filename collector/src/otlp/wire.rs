@@ -1,7 +1,7 @@
 //! The framing of protobuf messages: field after field, borrowed, nothing allocated.
 //!
-//! In: the bytes of one message. Out: its fields, for [`super::logs`] and [`super::metrics`] to walk down to single
-//! records. Prost's derive decodes whole messages only; the varints are read by prost.
+//! In: the bytes of one message. Out: its fields, for [`super::logs`], [`super::metrics`] and [`super::traces`] to walk
+//! down to single records. Prost's derive decodes whole messages only; the varints are read by prost.
 
 use super::Malformed;
 

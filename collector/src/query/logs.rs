@@ -1,7 +1,6 @@
 //! Log records, newest first.
 //!
-//! In: filters and a cursor. Out: one page of records, and the cursor of the next. The cursor is the last record's time
-//! and row: pages neither skip nor repeat a record while new ones arrive.
+//! In: filters and a cursor. Out: one page of records, and the cursor of the next.
 
 use rusqlite::types::Value as SqlValue;
 use rusqlite::{Connection, Row, params_from_iter};
@@ -10,14 +9,12 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::QueryError;
+use super::page::{Cursor, MAX_PAGE_BYTES};
 use crate::clock::rfc3339;
+use crate::otlp::value::hex;
 
 /// The largest page, in records.
 pub const MAX_LIMIT: usize = 1000;
-/// The largest page in bytes of its records' JSON, but for its first record: a page that would be larger ends early.
-/// What the answer takes is what counts: text grows when it is escaped, and SQLite's `length` counts characters, up to
-/// a NUL.
-pub const MAX_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Which records are asked for; what is `None` does not filter.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,28 +39,6 @@ pub struct Filter {
     pub cursor: Option<Cursor>,
     /// The size of a page.
     pub limit: usize,
-}
-
-/// A place between two records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    time_unix_nano: i64,
-    id: i64,
-}
-
-impl Cursor {
-    /// Reads what [`Cursor::to_text`] wrote.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (time, id) = text.split_once('.')?;
-        Some(Self { time_unix_nano: time.parse().ok()?, id: id.parse().ok()? })
-    }
-
-    /// The cursor for the API: opaque to whoever gets it.
-    #[must_use]
-    pub fn to_text(self) -> String {
-        format!("{}.{}", self.time_unix_nano, self.id)
-    }
 }
 
 /// One record, as the API answers it.
@@ -163,8 +138,8 @@ fn record(row: &Row<'_>) -> Result<Record, QueryError> {
     };
     Ok(Record {
         time: rfc3339(row.get(0)?),
-        trace_id: hex(row.get(2)?),
-        span_id: hex(row.get(3)?),
+        trace_id: hex(&row.get::<_, Option<Vec<u8>>>(2)?.unwrap_or_default()),
+        span_id: hex(&row.get::<_, Option<Vec<u8>>>(3)?.unwrap_or_default()),
         severity: severity(row.get(4)?, row.get(5)?),
         body,
         resource: RawValue::from_string(row.get(8)?).map_err(unreadable)?,
@@ -174,10 +149,6 @@ fn record(row: &Row<'_>) -> Result<Record, QueryError> {
 
 fn unreadable(error: serde_json::Error) -> QueryError {
     QueryError::Store(format!("a stored record is not JSON: {error}"))
-}
-
-fn hex(bytes: Option<Vec<u8>>) -> String {
-    bytes.unwrap_or_default().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The sender's own text, or the short name that OTLP gives the number.
@@ -192,4 +163,23 @@ fn severity(number: i64, text: Option<String>) -> String {
         _ => "",
     };
     text.unwrap_or_else(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::in_memory;
+
+    #[test]
+    fn the_records_of_a_trace_are_found_by_its_index() {
+        let connection = in_memory();
+        let filter =
+            Filter { trace_id: Some([1; 16]), from_unix_nano: Some(1), limit: 100, ..Filter::default() };
+        let (sql, mut parameters) = select(&filter);
+        parameters.push(SqlValue::from(101));
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = plan.query_map(params_from_iter(parameters), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<String> = plan.map(Result::unwrap).collect();
+        assert!(plan[0].contains("USING INDEX logs_by_trace (trace_id=?)"), "{plan:?}");
+    }
 }

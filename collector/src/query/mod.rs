@@ -5,7 +5,9 @@
 
 pub mod latency;
 pub mod logs;
+pub mod page;
 pub mod senders;
+pub mod traces;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,9 +1,9 @@
 //! The door: OTLP over HTTP.
 //!
-//! In: `POST /v1/logs` and `POST /v1/metrics`, protobuf, plain or gzip. Out: validated requests, to the writer's queue;
+//! In: `POST /v1/logs`, `/v1/metrics` and `/v1/traces`, protobuf, plain or gzip. Out: validated requests, to the queue;
 //! and to the sender an acknowledgement after the request is on disk, or a refusal that says why and whether to try
-//! again. Nothing is dropped here: what is not acknowledged is the sender's still, and data points that are not stored
-//! are told to it as a partial success.
+//! again. Nothing is dropped here: what is not acknowledged is the sender's still, and data points and spans that are
+//! not stored are told to it as a partial success.
 //!
 //! A request without records is acknowledged at once and leaves no trace, unless it has a batch id: then it takes the
 //! whole way, since its sequence number would otherwise look lost.
@@ -24,13 +24,16 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceResponse,
 };
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceResponse,
+};
 use tokio::sync::Semaphore;
 
 use crate::auth::Token;
 use crate::batch_id::{self, BatchId};
 use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
-use crate::otlp::{Signal, logs, metrics};
+use crate::otlp::{Signal, Validated, logs, metrics, traces};
 use crate::self_metrics::SelfMetrics;
 use crate::store::inbox::Batch;
 use crate::writer::Queue;
@@ -69,10 +72,9 @@ pub struct Door {
 struct Checked {
     body: Bytes,
     permit: Permit,
-    records: u64,
     decoded_bytes: usize,
-    /// What is not stored, for the sender.
-    points: metrics::Validated,
+    /// How much of it is stored; and what is not, for the sender.
+    validated: Validated,
 }
 
 /// The routes of the OTLP listener.
@@ -104,6 +106,7 @@ impl Door {
         let signal = match path {
             "/v1/logs" => Signal::Logs,
             "/v1/metrics" => Signal::Metrics,
+            "/v1/traces" => Signal::Traces,
             other => return Err(Refusal::NotFound(other.chars().take(100).collect())),
         };
         if method != Method::POST {
@@ -121,12 +124,12 @@ impl Door {
         let bytes = body.len() as u64;
         permit.shrink_to(bytes);
         let checked = self.check(signal, encoding, body, permit).await?;
-        let (records, points) = (checked.records, checked.points.clone());
-        if records > 0 || batch_id.is_some() {
+        let validated = checked.validated.clone();
+        if validated.accepted > 0 || batch_id.is_some() {
             self.enqueue(signal, batch_id, encoding, checked).await?;
         }
-        self.metrics.accepted(signal, records, bytes);
-        Ok(self.acknowledge(signal, &points))
+        self.metrics.accepted(signal, validated.accepted, bytes);
+        Ok(self.acknowledge(signal, validated))
     }
 
     fn admit(&self, headers: &HeaderMap) -> Result<Permit, Refusal> {
@@ -175,14 +178,13 @@ impl Door {
             let _decoder = decoder;
             let decoded = encoding.decode(&body, limit)?;
             let decoded_bytes = decoded.len();
-            let points = match signal {
-                Signal::Logs => {
-                    metrics::Validated { accepted: logs::validate(&decoded)?, ..Default::default() }
-                }
+            let validated = match signal {
+                Signal::Logs => Validated { accepted: logs::validate(&decoded)?, ..Validated::default() },
                 Signal::Metrics => metrics::validate(&decoded)?,
+                Signal::Traces => traces::validate(&decoded)?,
             };
             drop(decoded);
-            Ok(Checked { body, permit, records: points.accepted, decoded_bytes, points })
+            Ok(Checked { body, permit, decoded_bytes, validated })
         };
         tokio::task::spawn_blocking(work).await.unwrap_or(Err(Refusal::ShuttingDown))
     }
@@ -200,24 +202,36 @@ impl Door {
             received_unix_nano: now_unix_nano(),
             encoding,
             decoded_bytes: i64::try_from(checked.decoded_bytes).unwrap_or(i64::MAX),
-            records: i64::try_from(checked.records).unwrap_or(i64::MAX),
+            records: i64::try_from(checked.validated.accepted).unwrap_or(i64::MAX),
             body: checked.body.into(),
         };
         self.queue.enqueue(batch, checked.permit).await.map_err(Refusal::Unavailable)
     }
 
-    fn acknowledge(&self, signal: Signal, points: &metrics::Validated) -> Response<Body> {
-        if signal == Signal::Logs {
-            return protobuf(StatusCode::OK, &ExportLogsServiceResponse::default());
+    /// OTLP's answer: all is stored, or how much is not and why.
+    fn acknowledge(&self, signal: Signal, validated: Validated) -> Response<Body> {
+        let Validated { unsupported, invalid, first_reason, .. } = validated;
+        let rejected = i64::try_from(unsupported.saturating_add(invalid)).unwrap_or(i64::MAX);
+        match signal {
+            Signal::Logs => protobuf(StatusCode::OK, &ExportLogsServiceResponse::default()),
+            Signal::Metrics => {
+                self.metrics.rejected_points("unsupported", unsupported);
+                self.metrics.rejected_points("invalid", invalid);
+                let partial_success = first_reason.map(|error_message| ExportMetricsPartialSuccess {
+                    rejected_data_points: rejected,
+                    error_message,
+                });
+                protobuf(StatusCode::OK, &ExportMetricsServiceResponse { partial_success })
+            }
+            Signal::Traces => {
+                self.metrics.rejected_spans(invalid);
+                let partial_success = first_reason.map(|error_message| ExportTracePartialSuccess {
+                    rejected_spans: rejected,
+                    error_message,
+                });
+                protobuf(StatusCode::OK, &ExportTraceServiceResponse { partial_success })
+            }
         }
-        self.metrics.rejected_points("unsupported", points.unsupported);
-        self.metrics.rejected_points("invalid", points.invalid);
-        let rejected = points.unsupported.saturating_add(points.invalid);
-        let partial_success = points.first_reason.as_ref().map(|reason| ExportMetricsPartialSuccess {
-            rejected_data_points: i64::try_from(rejected).unwrap_or(i64::MAX),
-            error_message: reason.to_string(),
-        });
-        protobuf(StatusCode::OK, &ExportMetricsServiceResponse { partial_success })
     }
 
     /// Reads the rest of a refused body, up to a limit, and forgets it: closing the connection on a sender that still

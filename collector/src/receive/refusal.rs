@@ -19,7 +19,7 @@ pub const PROTOBUF: &str = "application/x-protobuf";
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// No such path.
-    #[error("nothing is received at `{0}`: /v1/logs and /v1/metrics are")]
+    #[error("nothing is received at `{0}`: /v1/logs, /v1/metrics and /v1/traces are")]
     NotFound(String),
     /// Not a POST.
     #[error("method `{0}` is not allowed: POST is")]

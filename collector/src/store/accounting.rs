@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::StoreError;
 use crate::otlp::Signal;
 
-/// Totals, or changes of totals, of one signal: log records or metric data points.
+/// Totals, or changes of totals, of one signal: log records, metric data points or spans.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Accounting {
     /// Acknowledged, ever.
@@ -22,12 +22,17 @@ pub struct Accounting {
     pub dead_lettered: i64,
     /// Acknowledged and waiting to become rows.
     pub queued: i64,
-    /// Cumulative points older than one already stored, which say nothing new. Always 0 for logs.
-    #[serde(skip)]
+    /// Cumulative points older than one already stored, which say nothing new; other signals have none.
+    #[serde(skip_serializing_if = "is_zero")]
     pub superseded: i64,
     /// The size of what is queued.
     #[serde(skip)]
     pub queued_bytes: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this signature")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// Adds a change to a signal's totals.

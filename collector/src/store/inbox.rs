@@ -23,7 +23,7 @@ pub struct Batch {
     pub encoding: Encoding,
     /// How large it is without compression.
     pub decoded_bytes: i64,
-    /// How many log records or accepted data points it carries.
+    /// How many log records, or accepted data points or spans, it carries.
     pub records: i64,
     /// The request as it came.
     pub body: Vec<u8>,

@@ -82,7 +82,7 @@ pub fn text<'a>(attributes: &'a Attributes, name: &str) -> Option<&'a str> {
     attributes.get(name).and_then(Value::as_str)
 }
 
-fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
+pub(super) fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
     match i64::try_from(nanos) {
         Ok(0) => Ok(None),
         Ok(nanos) => Ok(Some(nanos)),
@@ -93,7 +93,7 @@ fn nanos(name: &str, nanos: u64) -> Result<Option<i64>, StoreError> {
     }
 }
 
-fn not_empty(text: &str) -> Option<&str> {
+pub(super) fn not_empty(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 

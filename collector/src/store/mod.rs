@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod logs;
 pub mod points;
 pub mod senders;
+pub mod spans;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 CREATE TABLE inbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant TEXT NOT NULL,
-    signal TEXT NOT NULL CHECK (signal IN ('logs', 'metrics')),
+    signal TEXT NOT NULL CHECK (signal IN ('logs', 'metrics', 'traces')),
     batch_id TEXT,
     received_unix_nano INTEGER NOT NULL,
     encoding TEXT NOT NULL CHECK (encoding IN ('identity', 'gzip')),
@@ -24,7 +24,7 @@ CREATE TABLE batches (
 ) STRICT;
 
 -- One row per signal, changed in the same transaction as what it counts.
--- received = stored + superseded + deduplicated + dead_lettered + queued; the log part of it is `/api/accounting`.
+-- received = stored + superseded + deduplicated + dead_lettered + queued; `/api/accounting` shows it.
 CREATE TABLE accounting (
     signal TEXT PRIMARY KEY,
     received INTEGER NOT NULL DEFAULT 0,
@@ -35,7 +35,7 @@ CREATE TABLE accounting (
     queued INTEGER NOT NULL DEFAULT 0,
     queued_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-INSERT INTO accounting (signal) VALUES ('logs'), ('metrics');
+INSERT INTO accounting (signal) VALUES ('logs'), ('metrics'), ('traces');
 
 -- What the store refused, each as an OTLP request of its own.
 CREATE TABLE dead_letters (
@@ -150,3 +150,32 @@ CREATE TABLE metric_points (
     distribution BLOB NOT NULL
 ) STRICT;
 CREATE INDEX metric_points_by_time ON metric_points (time_unix_nano);
+
+CREATE TABLE spans (
+    id INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    resource_id INTEGER NOT NULL REFERENCES resources (id),
+    scope TEXT,
+    trace_id BLOB NOT NULL CHECK (length(trace_id) = 16),
+    span_id BLOB NOT NULL CHECK (length(span_id) = 8),
+    parent_span_id BLOB CHECK (length(parent_span_id) = 8),
+    trace_state TEXT,
+    flags INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    kind INTEGER NOT NULL,
+    start_unix_nano INTEGER NOT NULL,
+    end_unix_nano INTEGER,
+    service TEXT,
+    status_code INTEGER NOT NULL,
+    status_message TEXT,
+    attributes TEXT NOT NULL,
+    -- JSON, as the API answers them; NULL when there are none.
+    events TEXT,
+    links TEXT,
+    -- What the sender left out.
+    dropped_attributes INTEGER NOT NULL,
+    dropped_events INTEGER NOT NULL,
+    dropped_links INTEGER NOT NULL
+) STRICT;
+-- A trace's spans in the order of their starts: the row's id is part of every index.
+CREATE INDEX spans_by_trace ON spans (trace_id, start_unix_nano);

@@ -8,6 +8,7 @@ use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1 as otlp;
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use rusqlite::{Connection, params};
 
 use super::Writer;
@@ -16,7 +17,7 @@ use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
-use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, dialect, logs, metrics};
+use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, dialect, logs, metrics, traces};
 use crate::store::accounting::{self, Accounting};
 use crate::store::inbox::{self, Batch};
 use crate::store::logs::Origin;
@@ -135,6 +136,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
     let walked = match batch.signal {
         Signal::Logs => logs::walk(&body, &mut rows),
         Signal::Metrics => metrics::walk(&body, &mut rows),
+        Signal::Traces => traces::walk(&body, &mut rows),
     };
     match walked {
         Ok(()) => Ok(rows.change),
@@ -255,6 +257,23 @@ impl metrics::Visitor for Rows<'_> {
 
     /// The door has counted these, and told the sender.
     fn refused(&mut self, _: u64, _: Refused) {}
+}
+
+impl traces::Visitor for Rows<'_> {
+    fn span(&mut self, span: &Span, bytes: &[u8]) -> Result<(), Stop> {
+        let outcome = store::spans::insert(self.connection, &self.origin, span);
+        self.settle(outcome, |rows| dead::span_request(&rows.resource, &rows.scope, bytes))
+    }
+
+    fn too_large(&mut self, bytes: &[u8], error: Malformed) -> Result<(), Stop> {
+        let outcome = Err(StoreError::Refused(error.to_string()));
+        self.settle(outcome, |rows| dead::span_request(&rows.resource, &rows.scope, bytes))
+    }
+
+    /// The door has counted it, and told the sender.
+    fn refused(&mut self, _: traces::Invalid) -> Result<(), Stop> {
+        Ok(())
+    }
 }
 
 fn lone_metric(metric: &Metric, point: otlp::ExponentialHistogramDataPoint) -> otlp::Metric {

@@ -33,8 +33,8 @@ fn every_mistake_has_its_status_and_a_readable_reason() {
         Ok(text) => text,
         Err(_) => "",
     };
-    let cases: [(&str, Headers, &[u8], u16, &str); 12] = [
-        ("/v1/traces", &[PROTOBUF], &good, 404, "/v1/traces"),
+    let cases: [(&str, Headers, &[u8], u16, &str); 15] = [
+        ("/v1/profiles", &[PROTOBUF], &good, 404, "/v1/profiles"),
         ("/v1/logs", &[], &good, 415, "only application/x-protobuf"),
         ("/v1/logs", &[("content-type", "application/json")], b"{}", 415, "only application/x-protobuf"),
         ("/v1/logs", &[PROTOBUF, ("content-encoding", "zstd")], &good, 415, "`zstd`"),
@@ -42,6 +42,9 @@ fn every_mistake_has_its_status_and_a_readable_reason() {
         ("/v1/logs", &[PROTOBUF], &good[..good.len() - 1], 400, "ends after"),
         ("/v1/logs", &[PROTOBUF], &[10, 6, 18, 4, 18, 2, 50, 1], 400, "LogRecord"),
         ("/v1/metrics", &[PROTOBUF], b"not protobuf", 400, "ExportMetricsServiceRequest"),
+        ("/v1/traces", &[PROTOBUF], b"not protobuf", 400, "ExportTraceServiceRequest"),
+        ("/v1/traces", &[PROTOBUF], &[10, 6, 18, 4, 18, 2, 10, 1], 400, "Span"),
+        ("/v1/traces", &[PROTOBUF, ("content-encoding", "br")], &good, 415, "`br`"),
         ("/v1/logs", &[PROTOBUF, ("content-encoding", "gzip")], &good, 400, "gzip"),
         ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", LONG)], &good, 400, "129 bytes"),
         ("/v1/logs", &[PROTOBUF, ("x-offpath-batch", "a b")], &good, 400, "visible ASCII"),

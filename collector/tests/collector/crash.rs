@@ -14,6 +14,9 @@ use crate::support::*;
 
 const KILLS: usize = 20;
 const SENDERS: usize = 4;
+/// What is sent, how to find it in the database, and whether it is spans.
+const SIGNALS: [(&str, &str, bool); 2] =
+    [("logs", "SELECT body FROM logs", false), ("traces", "SELECT name FROM spans", true)];
 
 /// What all senders share with the test.
 struct Load {
@@ -25,7 +28,8 @@ struct Load {
 }
 
 /// Sends numbered batches one after the other, each until it is acknowledged, every fifth once more, and every seventh not
-/// at all. Returns the bodies of all records.
+/// at all: of records, or of spans if the sender's number is odd. Returns the bodies of all records, or the names of all
+/// spans.
 fn send(load: &Load, sender: usize) -> BTreeSet<String> {
     let mut random = fastrand::Rng::with_seed(sender as u64);
     let uuid = format!("00000000-0000-4000-8000-{sender:012x}");
@@ -40,7 +44,11 @@ fn send(load: &Load, sender: usize) -> BTreeSet<String> {
         let count = random.usize(1..=40);
         let name = format!("{sender}/{sequence}");
         bodies.extend((0..count).map(|number| format!("{name}/{number}")));
-        let plain = numbered(&name, count).encode_to_vec();
+        let (path, plain) = if is_tracer(sender) {
+            ("/v1/traces", numbered_spans(&name, count).encode_to_vec())
+        } else {
+            ("/v1/logs", numbered(&name, count).encode_to_vec())
+        };
         let (encoding, body) = if random.bool() { ("gzip", gzip(&plain)) } else { ("identity", plain) };
         let batch_id = format!("{uuid}-{sequence}");
         let headers = [
@@ -50,16 +58,20 @@ fn send(load: &Load, sender: usize) -> BTreeSet<String> {
         ];
         let times = if sequence % 5 == 0 { 2 } else { 1 };
         for _ in 0..times {
-            deliver(load, &headers, &body);
+            deliver(load, path, &headers, &body);
         }
     }
     bodies
 }
 
-fn deliver(load: &Load, headers: &[(&str, &str)], body: &[u8]) {
+fn is_tracer(sender: usize) -> bool {
+    !sender.is_multiple_of(2)
+}
+
+fn deliver(load: &Load, path: &str, headers: &[(&str, &str)], body: &[u8]) {
     eventually("an acknowledgement", || {
         let url = load.url.lock().unwrap().clone();
-        match post(&format!("{url}/v1/logs"), headers, body) {
+        match post(&format!("{url}{path}"), headers, body) {
             Ok(answer) if answer.status == 200 => Some(()),
             // Refused on the way down, or the connection died with the process: whether it arrived is unknown.
             Ok(answer) => {
@@ -77,7 +89,7 @@ fn deliver(load: &Load, headers: &[(&str, &str)], body: &[u8]) {
 }
 
 #[test]
-fn no_record_is_lost_or_doubled_over_20_kills() {
+fn no_record_or_span_is_lost_or_doubled_over_20_kills() {
     let data = tempdir().unwrap();
     let mut random = fastrand::Rng::with_seed(20);
     let mut collector = Collector::start(data.path(), &[]);
@@ -93,7 +105,7 @@ fn no_record_is_lost_or_doubled_over_20_kills() {
             std::thread::spawn(move || send(&load, sender))
         })
         .collect();
-    let mut last_received = 0;
+    let mut last_received = [0, 0];
     for _ in 0..KILLS {
         let target = load.acknowledged_batches.load(Ordering::Acquire) + random.u64(5..80);
         eventually("load", || (load.acknowledged_batches.load(Ordering::Acquire) >= target).then_some(()));
@@ -102,25 +114,34 @@ fn no_record_is_lost_or_doubled_over_20_kills() {
         collector.kill();
         collector = Collector::start(data.path(), &[]);
         load.url.lock().unwrap().clone_from(&collector.otlp);
-        let received = collector.json("/api/accounting")["received"].as_i64().unwrap();
-        assert!(received >= last_received, "received fell from {last_received} to {received}");
+        let received = SIGNALS.map(|(signal, ..)| {
+            let accounting = collector.json(&format!("/api/accounting?signal={signal}"));
+            accounting["received"].as_i64().unwrap()
+        });
+        let fell = received.iter().zip(last_received).any(|(now, last)| *now < last);
+        assert!(!fell, "received fell from {last_received:?} to {received:?}");
         last_received = received;
     }
     load.stop.store(true, Ordering::Release);
-    let sent: BTreeSet<String> = senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect();
-
-    let accounting = collector.settled();
-    let number = |name: &str| accounting[name].as_i64().unwrap();
-    assert_eq!(number("stored"), sent.len() as i64, "{accounting}");
-    assert_eq!(number("dead_lettered"), 0);
-    assert_eq!(number("received"), number("stored") + number("deduplicated"), "{accounting}");
-    assert!(number("deduplicated") > 0, "nothing came twice: {accounting}");
+    let sent: Vec<BTreeSet<String>> = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
 
     let connection = Connection::open(data.path().join("offpath.db")).unwrap();
-    let mut rows = connection.prepare("SELECT body FROM logs").unwrap();
-    let stored: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    assert_eq!(stored.len(), sent.len(), "doubled");
-    assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), sent, "lost");
+    for (signal, names, is_traces) in SIGNALS {
+        let of_signal = sent.iter().enumerate().filter(|(sender, _)| is_tracer(*sender) == is_traces);
+        let sent: BTreeSet<String> = of_signal.flat_map(|(_, sent)| sent).cloned().collect();
+        let accounting = collector.settled_signal(signal);
+        let number = |name: &str| accounting[name].as_i64().unwrap();
+        assert_eq!(number("stored"), sent.len() as i64, "{accounting}");
+        assert_eq!(number("dead_lettered"), 0);
+        assert_eq!(number("received"), number("stored") + number("deduplicated"), "{accounting}");
+        assert!(number("deduplicated") > 0, "nothing came twice: {accounting}");
+
+        let mut rows = connection.prepare(names).unwrap();
+        let stored: Vec<String> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        assert_eq!(stored.len(), sent.len(), "doubled");
+        assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), sent, "lost");
+        println!("{signal}: {accounting}");
+    }
     let mut all_missing = 0;
     for sender in collector.json("/api/senders").as_array().unwrap() {
         let number = |name: &str| sender[name].as_i64().unwrap();
@@ -134,9 +155,5 @@ fn no_record_is_lost_or_doubled_over_20_kills() {
     assert!(all_missing > 0, "too little was sent");
     let line = format!("offpath_collector_missing_batches {all_missing}");
     eventually(&line, || collector.get("/metrics").text().lines().any(|found| found == line).then_some(()));
-    println!(
-        "{KILLS} kills, {} records, {} resent after no answer, {accounting}",
-        sent.len(),
-        load.resent_batches.load(Ordering::Relaxed)
-    );
+    println!("{KILLS} kills, {} batches resent after no answer", load.resent_batches.load(Ordering::Relaxed));
 }

@@ -17,3 +17,4 @@ mod logs;
 mod senders;
 mod support;
 mod sync;
+mod traces;

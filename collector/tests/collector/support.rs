@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
@@ -15,6 +16,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     ExponentialHistogram, ExponentialHistogramDataPoint, Metric, ResourceMetrics, ScopeMetrics, metric,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 use serde_json::Value;
 
@@ -107,6 +109,10 @@ impl Collector {
         self.post("/v1/metrics", request.encode_to_vec(), batch_id)
     }
 
+    pub(crate) fn traces(&self, request: &ExportTraceServiceRequest, batch_id: Option<&str>) -> Answer {
+        self.post("/v1/traces", request.encode_to_vec(), batch_id)
+    }
+
     pub(crate) fn post(&self, path: &str, body: Vec<u8>, batch_id: Option<&str>) -> Answer {
         let mut headers = vec![("content-type", "application/x-protobuf")];
         headers.extend(batch_id.map(|batch_id| ("x-offpath-batch", batch_id)));
@@ -123,10 +129,15 @@ impl Collector {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    /// The accounting, once nothing is queued.
+    /// The accounting of log records, once none is queued.
     pub(crate) fn settled(&self) -> Value {
+        self.settled_signal("logs")
+    }
+
+    /// The accounting of a signal, once nothing of it is queued.
+    pub(crate) fn settled_signal(&self, signal: &str) -> Value {
         eventually("an empty queue", || {
-            let accounting = self.json("/api/accounting");
+            let accounting = self.json(&format!("/api/accounting?signal={signal}"));
             (accounting["queued"] == 0).then_some(accounting)
         })
     }
@@ -240,6 +251,27 @@ pub(crate) fn logs_from(service: &str, records: Vec<LogRecord>) -> ExportLogsSer
 /// `count` records whose bodies are `name/0`, `name/1`, …
 pub(crate) fn numbered(name: &str, count: usize) -> ExportLogsServiceRequest {
     logs_of((0..count).map(|number| record(&format!("{name}/{number}"))).collect())
+}
+
+/// The spans of a service.
+pub(crate) fn spans_from(service: &str, spans: Vec<Span>) -> ExportTraceServiceRequest {
+    let resource =
+        Resource { attributes: vec![attribute("service.name", string(service))], ..Resource::default() };
+    let scope_spans = vec![ScopeSpans { spans, ..ScopeSpans::default() }];
+    let resource_spans = ResourceSpans { resource: Some(resource), scope_spans, ..ResourceSpans::default() };
+    ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
+}
+
+/// `count` spans whose names are `name/0`, `name/1`, …
+pub(crate) fn numbered_spans(name: &str, count: usize) -> ExportTraceServiceRequest {
+    let span = |number| Span {
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        name: format!("{name}/{number}"),
+        start_time_unix_nano: T0,
+        ..Span::default()
+    };
+    spans_from("api", (0..count).map(span).collect())
 }
 
 /// One exponential histogram of `values` in seconds, at scale 3 and with a zero threshold of 100 µs.

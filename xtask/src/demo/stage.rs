@@ -64,6 +64,7 @@ impl Stage {
 Envoy's stats    http://{admin}/stats?filter=wasmcustom
 records          http://{api}/api/logs?limit=10
 durations        http://{api}/api/latency?by=status
+a trace          http://{api}/api/traces/<trace_id of a record>
 accounting       http://{api}/api/accounting
 configuration    envoy/access-logger.yaml, with the ports of this run: {folder}/envoy.json
 logs and data    {folder}

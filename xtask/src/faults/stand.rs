@@ -70,8 +70,11 @@ impl Stand {
         let binary = fetch::envoy(project, ENVOY_1_40)?;
         let folder = project.temporary_folder()?;
         let (upstream, receiver) = (Upstream::start().await?, Receiver::start().await?);
-        let shipped =
-            |mode| Bootstrap::shipped(project, mode)?.with_servers(upstream.address(), receiver.address());
+        let shipped = |mode| {
+            Bootstrap::shipped(project, mode)?
+                .without_tracing()?
+                .with_servers(upstream.address(), receiver.address())
+        };
         let bootstrap = match logger {
             Logger::Plugin(mode, keys, module) => {
                 shipped(*mode)?.with_plugin_keys(keys)?.with_module(module)?

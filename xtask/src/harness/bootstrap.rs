@@ -114,6 +114,19 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// Leaves Envoy's tracer out, as the comment in the file tells: no spans, and each request's `traceparent` stays as
+    /// the client sent it.
+    ///
+    /// # Errors
+    /// When the file has no tracer.
+    pub fn without_tracing(mut self) -> anyhow::Result<Self> {
+        for (parent, child) in [(HTTP_CONNECTION_MANAGER, "tracing"), ("", "layered_runtime")] {
+            let parent = self.at(parent)?.as_object_mut().context("not an object")?;
+            parent.remove(child).with_context(|| format!("there is no `{child}`"))?;
+        }
+        Ok(self)
+    }
+
     /// Changes the plugin's configuration: each pair is a key with its parents, `metrics.interval`, and its value.
     ///
     /// # Errors

@@ -100,6 +100,23 @@ impl Collector {
         }
     }
 
+    /// The spans of a trace, the earliest first.
+    ///
+    /// # Errors
+    /// When the collector does not answer so.
+    pub async fn spans(&self, trace_id: &str) -> anyhow::Result<Vec<Span>> {
+        let trace: Trace = self.api.json(&format!("/api/traces/{trace_id}")).await?;
+        Ok(trace.spans)
+    }
+
+    /// What was received of the spans, and what became of them.
+    ///
+    /// # Errors
+    /// When the collector does not answer so.
+    pub async fn span_accounting(&self) -> anyhow::Result<Accounting> {
+        self.api.json("/api/accounting?signal=traces").await
+    }
+
     /// The series of `/api/latency` that `query` asks for (`by=status&step=60&q=0.5`).
     ///
     /// # Errors
@@ -130,7 +147,7 @@ fn listening(output: &str, what: &str) -> Option<SocketAddr> {
     output.lines().find_map(|line| line.strip_prefix(&start))?.trim().parse().ok()
 }
 
-/// `/api/accounting`: records, from the first start on.
+/// `/api/accounting`: records (or spans), from the first start on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[expect(missing_docs, reason = "the contract names them")]
 pub struct Accounting {
@@ -178,6 +195,28 @@ impl LogRecord {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.into_owned())
     }
+}
+
+/// A span of `/api/traces/{trace_id}`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Span {
+    /// Hexadecimal.
+    pub span_id: String,
+    /// Hexadecimal; empty if the trace began here.
+    pub parent_span_id: String,
+    /// OTLP's, such as `SERVER`.
+    pub kind: String,
+    /// Code and message.
+    pub status: Value,
+    /// The sender.
+    pub resource: BTreeMap<String, Value>,
+    /// As the sender named them.
+    pub attributes: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+struct Trace {
+    spans: Vec<Span>,
 }
 
 #[derive(Deserialize)]

@@ -248,7 +248,8 @@ fn in_host(project: &Project, configurations: [Value; 2], run: Run) -> Outcome {
 
 /// The shipped file with the plugin's keys, a route that Envoy answers itself, and none for all other paths.
 fn bootstrap(project: &Project, run: Run) -> Bootstrap {
-    let shipped = Bootstrap::shipped(project, run.mode).unwrap().for_release(run.release).unwrap();
+    let shipped = Bootstrap::shipped(project, run.mode).unwrap().without_tracing().unwrap();
+    let shipped = shipped.for_release(run.release).unwrap();
     let mut bootstrap = shipped.with_plugin_keys(&keys(run.receiving)).unwrap();
     let routes = format!("{HTTP_CONNECTION_MANAGER}/route_config/virtual_hosts/0/routes");
     let routes = bootstrap.at(&routes).unwrap().as_array_mut().unwrap();

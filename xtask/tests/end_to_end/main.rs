@@ -20,3 +20,4 @@ mod otlp_decoder;
 mod proxy;
 mod sampling;
 mod storage;
+mod traces;

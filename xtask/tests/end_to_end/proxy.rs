@@ -60,8 +60,18 @@ pub(crate) async fn stored_numbers(collector: &Collector) -> Vec<u64> {
     numbers
 }
 
-/// The shipped configuration of a mode, for a release, with the plugin's keys changed.
+/// The shipped configuration of a mode, for a release, with the plugin's keys changed, and without Envoy's tracer: its
+/// calls and headers would be among what most tests look at.
 pub(crate) async fn bootstrap(release: Release, mode: Mode, keys: &[(&str, serde_json::Value)]) -> Bootstrap {
+    tracing_bootstrap(release, mode, keys).await.without_tracing().unwrap()
+}
+
+/// As [`bootstrap`], with Envoy's tracer.
+pub(crate) async fn tracing_bootstrap(
+    release: Release,
+    mode: Mode,
+    keys: &[(&str, serde_json::Value)],
+) -> Bootstrap {
     Bootstrap::shipped(project().await, mode)
         .and_then(|bootstrap| bootstrap.for_release(release))
         .and_then(|bootstrap| bootstrap.with_plugin_keys(keys))

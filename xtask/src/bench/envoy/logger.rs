@@ -132,7 +132,7 @@ pub(super) fn bootstrap(
         Logger::Empty(mode) | Logger::Capture(mode, _) | Logger::Offpath(mode, _) => mode,
         _ => Mode::AccessLogger,
     };
-    let mut shipped = Bootstrap::shipped(project, mode)?.without_compression()?;
+    let mut shipped = Bootstrap::shipped(project, mode)?.without_tracing()?.without_compression()?;
     match answers {
         Answers::Upstream(upstream) => shipped = shipped.with_servers(upstream.address(), sink)?,
         Answers::Directly => {

@@ -146,7 +146,7 @@ fn listener(project: &Project, index: usize, variant: &Variant, clocked: bool) -
         Load::Logger(build) => (Mode::AccessLogger, Some(build)),
         Load::Filter(build) | Load::RestrictedFilter(build) => (Mode::HttpFilter, Some(build)),
     };
-    let mut bootstrap = Bootstrap::shipped(project, mode)?;
+    let mut bootstrap = Bootstrap::shipped(project, mode)?.without_tracing()?;
     if let Some(build) = build {
         let module = match build {
             Build::Bare => project.probe(),
