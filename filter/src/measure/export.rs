@@ -1,6 +1,7 @@
 //! Histograms as OTLP: `ExportMetricsServiceRequest`s of exponential histograms, split at a number of bytes.
 //! Source: opentelemetry-proto, `metrics/v1/metrics.proto`.
 
+use super::exemplar::Exemplars;
 use super::histogram::{Histogram, Layout};
 use super::series::SeriesKey;
 use crate::config::Temporality;
@@ -24,7 +25,7 @@ pub struct DeltaPoints {
     pub(super) parts: Vec<Part>,
 }
 
-/// One data point's histogram, of the overflow series where there is no key.
+/// What one data point was made of, of the overflow series where there is no key.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) key: Option<SeriesKey<Box<[u8]>>>,
@@ -32,6 +33,16 @@ pub(super) struct Part {
     pub(super) metric: usize,
     pub(super) start_unix_nano: u64,
     pub(super) histogram: Histogram,
+    pub(super) exemplars: Exemplars,
+}
+
+/// What a data point tells.
+pub(super) struct Point<'m> {
+    /// Encoded.
+    pub(super) attributes: &'m [u8],
+    pub(super) start_unix_nano: u64,
+    pub(super) histogram: &'m Histogram,
+    pub(super) exemplars: &'m Exemplars,
 }
 
 /// A metric's name and description; the unit is seconds.
@@ -57,6 +68,9 @@ pub(super) const METRICS: [Metric; 4] = [
 
 /// The most bytes of a metric besides its data points: texts, tags, padded lengths, the temporality.
 const METRIC_OVERHEAD_BYTES: usize = 160;
+
+/// The tag and the length, of at most four bytes, of a data point.
+const POINT_OVERHEAD_BYTES: usize = 5;
 
 /// Writes data points into requests, a new one whenever the next point does not fit.
 pub(super) struct Writer<'e, Take> {
@@ -106,27 +120,24 @@ impl<'e, Take: FnMut(ExportedRequest)> Writer<'e, Take> {
         }
     }
 
-    /// Appends one series' data point of a metric, measured since `start_unix_nano`; `part` says what it was made of,
-    /// should it come back.
+    /// Appends a data point of a metric; `part` says what it was made of, should it come back.
     pub(super) fn point(
         &mut self,
         metric: &Metric,
-        attributes: &[u8],
-        start_unix_nano: u64,
-        histogram: &Histogram,
+        point: &Point<'_>,
         layout: &Layout,
         part: impl FnOnce() -> Part,
     ) {
         self.point.clear();
-        self.point.extend_from_slice(attributes);
-        histogram.encode(layout, start_unix_nano, self.now_unix_nano, &mut self.point);
-        // A tag and a length of at most four bytes.
-        let needed = self.point.len() + 5 + METRIC_OVERHEAD_BYTES;
-        if self.envelope_bytes + needed > self.max_bytes {
+        self.point.extend_from_slice(point.attributes);
+        point.histogram.encode(layout, point.start_unix_nano, self.now_unix_nano, &mut self.point);
+        let around = POINT_OVERHEAD_BYTES + METRIC_OVERHEAD_BYTES;
+        let Some(room) = self.max_bytes.checked_sub(self.envelope_bytes + around + self.point.len()) else {
             self.oversized_points += 1;
             return;
-        }
-        if self.body.len() + needed > self.max_bytes {
+        };
+        point.exemplars.encode(self.now_unix_nano, room, &mut self.point);
+        if self.body.len() + around + self.point.len() > self.max_bytes {
             self.end_request();
         }
         self.open(metric);

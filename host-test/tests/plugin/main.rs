@@ -14,6 +14,7 @@ mod batching;
 mod capture;
 mod clock;
 mod configuration;
+mod exemplars;
 mod faults;
 mod histograms;
 mod model;
