@@ -1,9 +1,10 @@
-//! Latency histograms of every request, by series, exported as OTLP metrics.
+//! Latency histograms of every request, by series, and what was dropped, exported as OTLP metrics.
 //!
-//! [`crate::request`] comes in; encoded export requests go to [`crate::delivery`]. Series are bounded in number: what
+//! [`crate::request`] and the counts of [`crate::ledger`] come in; encoded export requests go to [`crate::delivery`]. Series are bounded in number: what
 //! finds no room is measured in the overflow series, so that every request is in exactly one. Exemplars are dropped where
 //! they find no room in an export, or where it is replaced by a newer one before it was sent.
 
+mod drops;
 mod exemplar;
 mod export;
 mod histogram;
@@ -16,10 +17,12 @@ use hashbrown::HashMap;
 use rustc_hash::FxBuildHasher;
 
 use crate::config::{Histograms, Metrics, SeriesAttributes, Temporality};
+use crate::ledger::Ledger;
 use crate::otlp::envelope::Envelope;
 use crate::request::FinishedRequest;
+use drops::Drops;
 use exemplar::Exemplars;
-use export::{METRICS, Part, Point, Writer};
+use export::{HISTOGRAMS, HistogramPart, HistogramPoint, Part, Writer};
 use series::SeriesKey;
 
 /// The histograms of one root context.
@@ -33,6 +36,7 @@ pub struct Measurements {
     layout: Layout,
     series: HashMap<SeriesKey<Box<[u8]>>, Series, FxBuildHasher>,
     overflow: Option<Series>,
+    drops: Drops,
     start_unix_nano: u64,
 }
 
@@ -41,8 +45,8 @@ pub struct Measurements {
 struct Series {
     /// Encoded as a data point's attributes.
     attributes: Vec<u8>,
-    /// In the order of [`METRICS`]: a request is in one of the first two, by its direction.
-    measured: [Measured; METRICS.len()],
+    /// In the order of [`HISTOGRAMS`]: a request is in one of the first two, by its direction.
+    measured: [Measured; HISTOGRAMS.len()],
 }
 
 /// What one series of one metric has measured.
@@ -66,6 +70,7 @@ impl Measurements {
             layout: Layout::new(config.max_buckets),
             series: HashMap::default(),
             overflow: None,
+            drops: Drops::default(),
             start_unix_nano: now_unix_nano,
         }
     }
@@ -96,6 +101,16 @@ impl Measurements {
         }
     }
 
+    /// Whether records were dropped of which no export has told yet.
+    pub fn has_new_drops(&self, ledger: &Ledger) -> bool {
+        self.drops.are_new(ledger)
+    }
+
+    /// Takes over, for the next export, what has been dropped by now.
+    pub fn count_drops(&mut self, ledger: &Ledger) {
+        self.drops.count(ledger);
+    }
+
     /// Encodes all that was measured as export requests of at most `max_bytes` each, and hands them to `take` one by one.
     /// Exemplars, and with delta temporality all measurements, start anew. Returns how many data points fit into no request.
     pub fn export(
@@ -108,7 +123,7 @@ impl Measurements {
         // Where a clock was set back, nothing ends before it began.
         self.start_unix_nano = self.start_unix_nano.min(now_unix_nano);
         let mut writer = Writer::new(envelope, self.temporality, max_bytes, now_unix_nano, take);
-        for (index, metric) in METRICS.iter().enumerate() {
+        for (index, metric) in HISTOGRAMS.iter().enumerate() {
             let ordinary = self.series.iter_mut().map(|(key, series)| (Some(key), series));
             for (key, series) in ordinary.chain(self.overflow.iter_mut().map(|series| (None, series))) {
                 let Some(measured) =
@@ -120,22 +135,25 @@ impl Measurements {
                 let handed_back = measured.handed_back_since_unix_nano.unwrap_or(u64::MAX);
                 let start_unix_nano = self.start_unix_nano.min(handed_back);
                 let exemplars = std::mem::take(&mut measured.exemplars);
-                let point = Point {
+                let point = HistogramPoint {
                     attributes: &series.attributes,
                     start_unix_nano,
                     histogram: &measured.histogram,
                     exemplars: &exemplars,
                 };
-                let part = || Part {
-                    key: key.cloned(),
-                    metric: index,
-                    start_unix_nano,
-                    histogram: measured.histogram.clone(),
-                    exemplars: exemplars.clone(),
+                let part = || {
+                    Part::Histogram(HistogramPart {
+                        key: key.cloned(),
+                        metric: index,
+                        start_unix_nano,
+                        histogram: measured.histogram.clone(),
+                        exemplars: exemplars.clone(),
+                    })
                 };
-                writer.point(metric, &point, &self.layout, part);
+                writer.histogram(metric, &point, &self.layout, part);
             }
         }
+        self.drops.export(&mut writer, self.temporality, self.start_unix_nano);
         if self.temporality == Temporality::Delta {
             self.series.clear();
             self.overflow = None;
@@ -146,7 +164,14 @@ impl Measurements {
 
     /// Measures again what an export could not deliver.
     pub fn absorb(&mut self, points: DeltaPoints) {
-        for Part { key, metric, start_unix_nano, histogram, exemplars } in points.parts {
+        for part in points.parts {
+            let HistogramPart { key, metric, start_unix_nano, histogram, exemplars } = match part {
+                Part::Histogram(part) => part,
+                Part::Drops(told) => {
+                    self.drops.absorb(told);
+                    continue;
+                }
+            };
             let (series, layout) = match &key {
                 Some(key) => self.series_of(&key.borrowed()),
                 None => self.overflow_series(),

@@ -6,6 +6,7 @@
 //! message could take gigabytes. Nothing is dropped here: bytes that are not OTLP are an error for the whole request.
 
 pub mod dead;
+pub mod drops;
 pub mod logs;
 pub mod metrics;
 pub mod value;

@@ -6,6 +6,7 @@
 
 pub mod accounting;
 pub mod dead_letters;
+pub mod drops;
 pub mod error;
 pub mod folder;
 pub mod inbox;
@@ -26,7 +27,7 @@ pub use folder::Folder;
 pub const DATABASE_FILE: &str = "offpath.db";
 /// `ofpa`, in the file's header: what tells our files from other SQLite files.
 const APPLICATION_ID: i32 = 0x6f66_7061;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// How long to wait for another process (`dead-letters replay`) that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 

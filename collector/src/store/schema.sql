@@ -1,4 +1,4 @@
--- Version 1. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
+-- Version 2. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
 
 -- Acknowledged requests that are not yet rows: the durable queue. Bodies are kept as they came (`encoding`).
 CREATE TABLE inbox (
@@ -67,6 +67,17 @@ CREATE TABLE sender_gaps (
     first INTEGER NOT NULL,
     last INTEGER NOT NULL CHECK (last >= first),
     PRIMARY KEY (tenant, sender, first)
+) STRICT, WITHOUT ROWID;
+
+-- What senders say that they have dropped, up to their last export.
+CREATE TABLE sender_drops (
+    tenant TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    dropped INTEGER NOT NULL,
+    time_unix_nano INTEGER NOT NULL,
+    PRIMARY KEY (tenant, sender, metric, reason)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE resources (

@@ -216,7 +216,7 @@ fn a_database_of_another_version_is_reported() {
         .pragma_update(None, "user_version", 99)
         .unwrap();
     let error = refused(data.path());
-    assert!(error.contains("has schema version `99`: this program reads version 1"), "{error}");
+    assert!(error.contains("has schema version `99`: this program reads version 2"), "{error}");
 }
 
 #[test]

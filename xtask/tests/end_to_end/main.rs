@@ -10,6 +10,7 @@
 
 mod configuration;
 mod delivery;
+mod drops;
 mod exactly_once;
 mod faults;
 mod hostile;
