@@ -13,6 +13,7 @@ mod delivery;
 mod drops;
 mod exactly_once;
 mod faults;
+mod grpc;
 mod hostile;
 mod otlp;
 mod otlp_decoder;
