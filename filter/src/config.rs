@@ -135,6 +135,8 @@ pub struct Metrics {
     pub max_series: usize,
     /// The most buckets of one exported histogram.
     pub max_buckets: usize,
+    /// Whether the histograms have exemplars.
+    pub exemplars: bool,
 }
 
 /// OTLP's aggregation temporality.

@@ -147,6 +147,8 @@ pub struct Ledger {
     totals: [i64; STATS],
     untold: [i64; STATS],
     has_untold: bool,
+    /// By reason: records that lost machines held.
+    dropped_for_others: [u64; REASONS],
 }
 
 impl Ledger {
@@ -172,6 +174,24 @@ impl Ledger {
     pub fn dropped(&mut self, reason: Reason, records: u64) {
         self.add(Stat::RecordsDropped(reason), records);
         self.change(Stat::RecordsPending, -signed(records));
+    }
+
+    /// The records of a lost machine were counted as dropped, by the shell itself: they were never pending here.
+    pub fn dropped_for_another(&mut self, reason: Reason, records: u64) {
+        if let Some(known) = self.dropped_for_others.get_mut(reason as usize) {
+            *known = known.saturating_add(records);
+        }
+    }
+
+    /// How many records this root context has counted as dropped, those of lost machines included.
+    pub fn records_dropped(&self, reason: Reason) -> u64 {
+        let for_others = self.dropped_for_others.get(reason as usize).copied().unwrap_or(0);
+        for_others.saturating_add_signed(self.get(Stat::RecordsDropped(reason)))
+    }
+
+    /// How many data points were dropped.
+    pub fn points_dropped(&self, reason: Reason) -> u64 {
+        u64::try_from(self.get(Stat::PointsDropped(reason))).unwrap_or(0)
     }
 
     /// Everything that was told as pending has been counted as lost by somebody else. What was captured since then is

@@ -225,7 +225,7 @@ impl Pipeline {
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.batcher.records() == 0 && !self.has_new_measurements && self.delivery.is_empty()
+        self.draining && self.batcher.records() == 0 && !self.has_news() && self.delivery.is_empty()
     }
 
     /// Counts all that is left as lost to the shutdown.
@@ -233,6 +233,11 @@ impl Pipeline {
         let open = self.batcher.seal();
         self.ledger.dropped(Reason::Shutdown, open.map_or(0, |open| open.records));
         self.delivery.abandon(&mut self.ledger);
+    }
+
+    /// The records of another machine, which is gone, were counted as dropped.
+    pub fn counted_for_another(&mut self, reason: Reason, records: u64) {
+        self.ledger.dropped_for_another(reason, records);
     }
 
     /// Throws away all records that are held, uncounted: another machine has counted them, taking this one for lost.
@@ -318,9 +323,15 @@ impl Pipeline {
     fn flush(&mut self, now_unix_nano: u64) {
         let open = self.batcher.seal();
         self.offer_logs(open, now_unix_nano);
-        if self.has_new_measurements {
+        if self.has_news() {
             self.export_measurements(now_unix_nano);
         }
+    }
+
+    /// Whether an export would tell more than the last one.
+    fn has_news(&self) -> bool {
+        self.has_new_measurements
+            || self.config.metrics.enabled && self.measurements.has_new_drops(&self.ledger)
     }
 
     fn offer_logs(&mut self, sealed: Option<SealedLogs>, now_unix_nano: u64) {
@@ -332,6 +343,9 @@ impl Pipeline {
     fn export_measurements(&mut self, now_unix_nano: u64) {
         self.delivery.take_back_metrics(&mut self.ledger);
         self.absorb_handed_back();
+        if self.config.metrics.enabled {
+            self.measurements.count_drops(&self.ledger);
+        }
         let (delivery, ledger) = (&mut self.delivery, &mut self.ledger);
         let oversized = self.measurements.export(
             &self.envelope,

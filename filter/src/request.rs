@@ -24,6 +24,8 @@ pub struct FinishedRequest<'c> {
     pub start_unix_nano: u64,
     /// From its first byte to the end of the response, in nanoseconds.
     pub duration_nano: u64,
+    /// When the proxy told of it, unix nanoseconds.
+    pub ended_unix_nano: u64,
     /// The upstream's part: from the first byte sent to it to the last one received.
     pub upstream_duration_nano: Option<u64>,
     /// The method, of a bounded set.
@@ -55,6 +57,7 @@ impl<'c> FinishedRequest<'c> {
         let is_grpc = is_grpc(plan.bytes(captured, Field::ContentType));
         Self {
             start_unix_nano,
+            ended_unix_nano: now_unix_nano,
             duration_nano: nano(Field::Duration)
                 .unwrap_or_else(|| now_unix_nano.saturating_sub(start_unix_nano)),
             upstream_duration_nano: nano(Field::UpstreamDuration),

@@ -1,11 +1,12 @@
 //! A metrics request, data point by data point.
 //!
 //! In: the bytes of an `ExportMetricsServiceRequest`. Out: calls of a [`Visitor`]. Exponential histograms are what is
-//! stored. Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which
+//! stored, and the sums by which the plugin tells what it has dropped ([`drops`]). Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which
 //! the sender gets to read as a partial success; the points beside them are not touched.
 
-use opentelemetry_proto::tonic::metrics::v1::ExponentialHistogramDataPoint;
+use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, NumberDataPoint};
 
+use super::drops::{self, Dropped};
 use super::value::{Attributes, attributes};
 use super::wire::{self, Value};
 use super::{Levels, MAX_MESSAGE_BYTES, Malformed, ScopeVisitor, Validated, decode, walk_scopes};
@@ -50,7 +51,7 @@ pub struct Point {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refused {
     /// It is a sum, gauge, histogram or summary.
-    #[error("only exponential histograms are stored, `{metric}` is a {kind}")]
+    #[error("only exponential histograms and offpath's own counters are stored, `{metric}` is a {kind}")]
     Unsupported {
         /// The metric's name.
         metric: String,
@@ -79,6 +80,11 @@ pub trait Visitor: ScopeVisitor {
         point: Point,
         otlp: ExponentialHistogramDataPoint,
     ) -> Result<(), Self::Error>;
+    /// What a sender has dropped, checked, and as OTLP has it.
+    ///
+    /// # Errors
+    /// Stops the walk.
+    fn dropped(&mut self, dropped: Dropped, otlp: NumberDataPoint) -> Result<(), Self::Error>;
     /// `count` points that are not stored.
     fn refused(&mut self, count: u64, reason: Refused);
 }
@@ -106,6 +112,10 @@ fn walk_metric<V: Visitor>(visitor: &mut V, metric: &[u8]) -> Result<(), V::Erro
         let (tag, Value::Bytes(data)) = field? else { continue };
         let kind = match tag {
             5 => "gauge",
+            7 if drops::METRICS.contains(&name.as_str()) => {
+                drops::walk(&name, data, visitor)?;
+                continue;
+            }
             7 => "sum",
             9 => "histogram with explicit buckets",
             11 => "summary",
@@ -131,16 +141,7 @@ fn walk_histogram<V: Visitor>(
     histogram: &[u8],
     visitor: &mut V,
 ) -> Result<(), V::Error> {
-    let mut temporality = None;
-    for field in wire::fields("ExponentialHistogram", histogram) {
-        if let (2, Value::Varint(number)) = field? {
-            temporality = match number {
-                1 => Some(Temporality::Delta),
-                2 => Some(Temporality::Cumulative),
-                _ => None,
-            };
-        }
-    }
+    let temporality = temporality("ExponentialHistogram", histogram)?;
     let invalid = |reason: String| Refused::Invalid { metric: name.to_owned(), reason };
     let metric =
         temporality.map(|temporality| Metric { name: name.to_owned(), unit: unit.to_owned(), temporality });
@@ -164,6 +165,21 @@ fn walk_histogram<V: Visitor>(
         }
     }
     Ok(())
+}
+
+/// How the points of a `message` count, if it says so. Sums and histograms say it in the same field.
+pub(super) fn temporality(message: &'static str, bytes: &[u8]) -> Result<Option<Temporality>, Malformed> {
+    let mut temporality = None;
+    for field in wire::fields(message, bytes) {
+        if let (2, Value::Varint(number)) = field? {
+            temporality = match number {
+                1 => Some(Temporality::Delta),
+                2 => Some(Temporality::Cumulative),
+                _ => None,
+            };
+        }
+    }
+    Ok(temporality)
 }
 
 fn text(message: &'static str, bytes: &[u8]) -> Result<String, Malformed> {
@@ -210,6 +226,10 @@ pub fn validate(request: &[u8]) -> Result<Validated, Malformed> {
 
 impl Visitor for Validated {
     fn point(&mut self, _: &Metric, _: Point, _: ExponentialHistogramDataPoint) -> Result<(), Malformed> {
+        self.accepted += 1;
+        Ok(())
+    }
+    fn dropped(&mut self, _: Dropped, _: NumberDataPoint) -> Result<(), Malformed> {
         self.accepted += 1;
         Ok(())
     }

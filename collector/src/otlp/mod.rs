@@ -8,6 +8,7 @@
 
 pub mod dead;
 pub mod dialect;
+pub mod drops;
 pub mod logs;
 pub mod metrics;
 pub mod traces;

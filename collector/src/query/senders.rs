@@ -1,14 +1,17 @@
 //! Senders, the latest first, with the gaps in their sequences.
 //!
-//! In: nothing. Out: how far each sender has come, how many of its batches never came, since when, and which.
+//! In: nothing. Out: how far each sender has come, how many of its batches never came, since when, and which, and
+//! what it says itself that it has dropped.
+
+use std::collections::BTreeMap;
 
 use rusqlite::{Connection, params};
 use serde::Serialize;
 
 use super::QueryError;
 use crate::clock::rfc3339;
-use crate::store::TENANT;
 use crate::store::senders::MAX_GAPS;
+use crate::store::{TENANT, drops};
 
 /// The most senders in one answer.
 pub const MAX_SENDERS: i64 = 1000;
@@ -22,6 +25,8 @@ pub struct Sender {
     missing: i64,
     missing_since: Option<String>,
     gaps: Vec<(i64, i64)>,
+    /// What it says itself that it has dropped: how much, by metric and reason.
+    dropped: BTreeMap<String, BTreeMap<String, i64>>,
     last_seen: String,
 }
 
@@ -40,6 +45,7 @@ pub fn list(connection: &Connection) -> Result<Vec<Sender>, QueryError> {
         let sender: String = row.get(0)?;
         senders.push(Sender {
             gaps: gaps(connection, &sender)?,
+            dropped: dropped(connection, &sender)?,
             sender,
             last_sequence: row.get(1)?,
             received_batches: row.get(2)?,
@@ -49,6 +55,17 @@ pub fn list(connection: &Connection) -> Result<Vec<Sender>, QueryError> {
         });
     }
     Ok(senders)
+}
+
+fn dropped(
+    connection: &Connection,
+    sender: &str,
+) -> Result<BTreeMap<String, BTreeMap<String, i64>>, QueryError> {
+    let mut by_metric: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    for (metric, reason, count) in drops::of_sender(connection, sender)? {
+        by_metric.entry(metric).or_default().insert(reason, count);
+    }
+    Ok(by_metric)
 }
 
 /// The ranges that are kept of a sender: the latest ones, while `missing` counts all.

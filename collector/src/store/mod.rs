@@ -6,6 +6,7 @@
 
 pub mod accounting;
 pub mod dead_letters;
+pub mod drops;
 pub mod error;
 pub mod folder;
 pub mod inbox;

@@ -86,6 +86,17 @@ CREATE TABLE sender_totals (
 ) STRICT;
 INSERT INTO sender_totals (tenant) VALUES ('default');
 
+-- What senders say that they have dropped, up to their last export.
+CREATE TABLE sender_drops (
+    tenant TEXT NOT NULL,
+    sender TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    dropped INTEGER NOT NULL,
+    time_unix_nano INTEGER NOT NULL,
+    PRIMARY KEY (tenant, sender, metric, reason)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE resources (
     id INTEGER PRIMARY KEY,
     attributes TEXT NOT NULL UNIQUE

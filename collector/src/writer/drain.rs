@@ -15,6 +15,7 @@ use super::Writer;
 use crate::batch_id::BatchId;
 use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
+use crate::otlp::drops::Dropped;
 use crate::otlp::metrics::{Metric, Point, Refused, Temporality};
 use crate::otlp::value::attributes;
 use crate::otlp::{Malformed, ScopeVisitor, Signal, dead, decode, dialect, logs, metrics, traces};
@@ -226,6 +227,21 @@ impl Rows<'_> {
     }
 }
 
+impl Rows<'_> {
+    /// As [`Rows::settle`]; what a later point had told already is counted as superseded.
+    fn settle_point(
+        &mut self,
+        outcome: Result<Outcome, StoreError>,
+        metric: impl FnOnce() -> otlp::Metric,
+    ) -> Result<(), Stop> {
+        if let Ok(Outcome::Superseded) = outcome {
+            self.change.superseded += 1;
+            return Ok(());
+        }
+        self.settle(outcome.map(drop), |rows| dead::metric_request(&rows.resource, &rows.scope, &metric()))
+    }
+}
+
 impl logs::Visitor for Rows<'_> {
     fn record(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let outcome = match decode::<LogRecord>("LogRecord", bytes) {
@@ -244,15 +260,28 @@ impl metrics::Visitor for Rows<'_> {
         point: Point,
         otlp: otlp::ExponentialHistogramDataPoint,
     ) -> Result<(), Stop> {
-        match store::points::insert(self.connection, &self.origin, metric, &point) {
-            Ok(Outcome::Superseded) => {
-                self.change.superseded += 1;
-                Ok(())
-            }
-            outcome => self.settle(outcome.map(drop), |rows| {
-                dead::metric_request(&rows.resource, &rows.scope, &lone_metric(metric, otlp))
-            }),
-        }
+        let outcome = store::points::insert(self.connection, &self.origin, metric, &point);
+        self.settle_point(outcome, || {
+            let histogram = otlp::ExponentialHistogram {
+                data_points: vec![otlp],
+                aggregation_temporality: number(metric.temporality),
+            };
+            lone_metric(&metric.name, &metric.unit, otlp::metric::Data::ExponentialHistogram(histogram))
+        })
+    }
+
+    fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
+        let attributes = attributes(&self.resource.attributes);
+        let sender = store::logs::text(&attributes, "service.instance.id").unwrap_or_default();
+        let outcome = store::drops::note(self.connection, sender, &dropped);
+        self.settle_point(outcome, || {
+            let sum = otlp::Sum {
+                data_points: vec![otlp],
+                aggregation_temporality: number(dropped.temporality),
+                is_monotonic: true,
+            };
+            lone_metric(&dropped.metric, "", otlp::metric::Data::Sum(sum))
+        })
     }
 
     /// The door has counted these, and told the sender.
@@ -276,17 +305,15 @@ impl traces::Visitor for Rows<'_> {
     }
 }
 
-fn lone_metric(metric: &Metric, point: otlp::ExponentialHistogramDataPoint) -> otlp::Metric {
-    let temporality = match metric.temporality {
+/// OTLP's number of a temporality.
+fn number(temporality: Temporality) -> i32 {
+    let temporality = match temporality {
         Temporality::Delta => otlp::AggregationTemporality::Delta,
         Temporality::Cumulative => otlp::AggregationTemporality::Cumulative,
     };
-    let histogram =
-        otlp::ExponentialHistogram { data_points: vec![point], aggregation_temporality: temporality.into() };
-    otlp::Metric {
-        name: metric.name.clone(),
-        unit: metric.unit.clone(),
-        data: Some(otlp::metric::Data::ExponentialHistogram(histogram)),
-        ..otlp::Metric::default()
-    }
+    temporality.into()
+}
+
+fn lone_metric(name: &str, unit: &str, data: otlp::metric::Data) -> otlp::Metric {
+    otlp::Metric { name: name.to_owned(), unit: unit.to_owned(), data: Some(data), ..otlp::Metric::default() }
 }

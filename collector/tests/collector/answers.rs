@@ -243,7 +243,10 @@ fn points_that_are_not_stored_are_a_partial_success() {
     let partial =
         ExportMetricsServiceResponse::decode(answer.body.as_slice()).unwrap().partial_success.unwrap();
     assert_eq!(partial.rejected_data_points, 3);
-    assert_eq!(partial.error_message, "only exponential histograms are stored, `g` is a gauge");
+    assert_eq!(
+        partial.error_message,
+        "only exponential histograms and offpath's own counters are stored, `g` is a gauge"
+    );
     let metrics = eventually("a stored point", || {
         Some(collector.get("/metrics").text())
             .filter(|text| text.contains("offpath_collector_stored_records_total{signal=\"metrics\"} 1\n"))

@@ -11,6 +11,7 @@ mod answers;
 mod connections;
 mod crash;
 mod delivery;
+mod drops;
 mod files;
 mod latency;
 mod logs;

@@ -163,6 +163,7 @@ fn is_for_series(field: Field, config: &Config) -> bool {
         Field::Cluster => metrics.attributes.upstream_cluster,
         Field::RouteName => metrics.attributes.route_name,
         Field::VirtualHostName => metrics.attributes.virtual_host_name,
+        Field::Traceparent => metrics.exemplars,
         _ => FIELDS.get(field as usize).is_some_and(|(.., used_by, _)| *used_by == Use::Both),
     };
     is_used && metrics.enabled && (histograms.duration || histograms.upstream || histograms.proxy)
@@ -242,8 +243,9 @@ mod tests {
     #[test]
     fn headers_are_asked_for_in_the_first_stage_where_that_has_a_use_for_them() {
         for (sections, first, rest) in [
-            (r#""logs":{"enabled":false}"#, 3, 0),
-            (r#""logs":{"enabled":false},"routes":["/a"]"#, 4, 0),
+            (r#""logs":{"enabled":false}"#, 4, 0),
+            (r#""logs":{"enabled":false},"metrics":{"exemplars":false}"#, 3, 0),
+            (r#""logs":{"enabled":false},"routes":["/a"]"#, 5, 0),
             (r#""logs":{"sample_ratio":0.5}"#, 9, 0),
             (r#""logs":{"sample_ratio":0.5,"sample_by":"random"}"#, 8, 0),
             (r#""logs":{"sample_ratio":0.5,"sample_by":"random"},"metrics":{"enabled":false}"#, 0, 7),
@@ -275,6 +277,7 @@ mod tests {
             [
                 "request.method",
                 "request.scheme",
+                "request.headers.traceparent",
                 "request.headers.content-type",
                 "request.duration",
                 "request.protocol",
@@ -285,6 +288,8 @@ mod tests {
             ]
         );
         assert_eq!(rest, NONE);
+        let [first, _] = asked(r#""logs":{"enabled":false},"metrics":{"exemplars":false}"#);
+        assert!(!first.contains(&"request.headers.traceparent".to_owned()));
         let [first, _] = asked(r#""logs":{"enabled":false},"routes":["/a"]"#);
         assert!(first.contains(&"request.path".to_owned()));
         for nothing in [r#""metrics":{"enabled":false}"#, r#""metrics":{"histograms":[]}"#] {

@@ -177,6 +177,7 @@ fn metrics(mut section: Section<'_>) -> Result<Metrics, ConfigError> {
         },
         max_series: section.size("max_series", 1..=100_000, 2000)?,
         max_buckets: section.size("max_buckets", 16..=640, 160)?,
+        exemplars: section.flag("exemplars", true)?,
     };
     section.finish()?;
     Ok(metrics)

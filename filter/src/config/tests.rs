@@ -55,6 +55,7 @@ fn everything_but_the_cluster_has_a_default() {
             },
             max_series: 2000,
             max_buckets: 160,
+            exemplars: true,
         }
     );
     assert!(config.routes.is_empty());
@@ -84,7 +85,7 @@ fn every_key_is_read() {
                      "keep_slower_than": "750ms", "max_records_per_second": 1000000.0, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
                      "response_headers": ["Server"], "max_record_bytes": 512.0},
             "metrics": {"enabled": false, "interval": "1m", "temporality": "delta", "histograms": ["proxy", "upstream"],
-                        "attributes": [], "max_series": 1, "max_buckets": 640},
+                        "attributes": [], "max_series": 1, "max_buckets": 640, "exemplars": false},
             "routes": ["/orders/{id}", {"template": "/health", "sample_ratio": 0, "keep_slower_than": "1h"},
                        {"template": "/pay"}],
             "batch": {"max_records": 1, "max_bytes": 512, "max_delay": "10ms"},
@@ -116,6 +117,7 @@ fn every_key_is_read() {
     );
     assert_eq!(config.metrics.histograms, Histograms { duration: false, upstream: true, proxy: true });
     assert_eq!(config.metrics.temporality, Temporality::Delta);
+    assert!(!config.metrics.exemplars);
     assert_eq!(config.resource.len(), 2);
     assert_eq!(config.queue, Queue { max_bytes: 1024, when_full: WhenFull::Spill });
     assert_eq!(
@@ -144,7 +146,6 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
         // Keys of behaviour that does not exist yet are unknown.
         (&with(r#""logs":{"attributes":{}}"#), &["`logs.attributes`", "unknown key"]),
-        (&with(r#""metrics":{"exemplars":true}"#), &["`metrics.exemplars`", "unknown key"]),
         (&with(r#""redact":{}"#), &["`redact`", "unknown key"]),
         (r#"{"collector":{"cluster":"c","authority":"a\nb"}}"#, &["`collector.authority`", "header value"]),
         (
@@ -238,6 +239,7 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         ),
         (&with(r#""metrics":{"max_series":0}"#), &["`metrics.max_series`", "1 to 100000"]),
         (&with(r#""metrics":{"max_buckets":15}"#), &["`metrics.max_buckets`", "16 to 640"]),
+        (&with(r#""metrics":{"exemplars":8}"#), &["`metrics.exemplars`", "`8`", "true or false"]),
         (&with(r#""batch":{"max_records":65537}"#), &["`batch.max_records`", "1 to 65536"]),
         (&with(r#""batch":{"max_bytes":8191}"#), &["`batch.max_bytes`", "8192 to 4194304"]),
         (&with(r#""batch":{"max_bytes":4194305}"#), &["`batch.max_bytes`", "8192 to 4194304"]),

@@ -6,7 +6,7 @@ use crate::route::Routes;
 use crate::testing::{Told, config};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, metric::Data};
+use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, exemplar, metric::Data};
 use prost::Message;
 
 const START: u64 = 1_700_000_000_000_000_000;
@@ -272,6 +272,90 @@ fn only_the_points_that_came_back_begin_earlier() {
     fixture.record(&Told::ordinary());
     let exported = fixture.export_at(START + 30, MAX_BYTES);
     assert!(exported.iter().all(|(_, _, point)| point.start_time_unix_nano == START + 20));
+}
+
+/// A request of so many milliseconds with a trace of that number, or with none.
+fn traced(ms: i64, number: u8) -> Told {
+    let header = format!("00-{:032x}-{:016x}-00", number, number);
+    Told::ordinary().int("request.duration", ms * 1_000_000).text("request.headers.traceparent", &header)
+}
+
+/// Seconds, the number of the trace, and nanoseconds since the start.
+fn exemplars(point: &ExponentialHistogramDataPoint) -> Vec<(f64, u8, u64)> {
+    let told = point.exemplars.iter().map(|exemplar| {
+        let Some(exemplar::Value::AsDouble(seconds)) = exemplar.value else { panic!("{exemplar:?}") };
+        assert_eq!((exemplar.trace_id.len(), exemplar.span_id.len()), (16, 8));
+        assert_eq!(exemplar.trace_id[15], exemplar.span_id[7]);
+        (seconds, exemplar.trace_id[15], exemplar.time_unix_nano - START)
+    });
+    told.collect()
+}
+
+#[test]
+fn each_export_has_exemplars_of_its_own_interval() {
+    for temporality in ["cumulative", "delta"] {
+        let mut fixture = Fixture::new(&format!(r#""temporality":"{temporality}""#));
+        for told in [traced(20, 1), traced(3000, 2), traced(30, 3), traced(9000, 0), traced(25, 4)] {
+            fixture.record(&told);
+        }
+        let (_, _, point) = &fixture.export(MAX_BYTES)[0];
+        assert_eq!(exemplars(point), [(3.0, 2, 0), (0.03, 3, 0)], "{temporality}");
+        fixture.record(&traced(10, 5));
+        let (_, _, point) = &fixture.export(MAX_BYTES)[0];
+        assert_eq!(exemplars(point), [(0.01, 5, 0)], "{temporality}");
+        fixture.record(&traced(10, 0));
+        let (_, _, point) = &fixture.export(MAX_BYTES)[0];
+        assert_eq!(exemplars(point), [], "{temporality}: none without a trace");
+    }
+}
+
+#[test]
+fn each_metric_and_the_overflow_series_have_exemplars_and_none_where_they_are_off() {
+    let metrics = r#""histograms":["duration","upstream","proxy"],"max_series":1"#;
+    let mut fixture = Fixture::new(metrics);
+    fixture.record(&traced(12, 1));
+    let told: Vec<_> = fixture.export(MAX_BYTES).into_iter().map(|(_, _, point)| exemplars(&point)).collect();
+    assert_eq!(told, [[(0.012, 1, 0)], [(0.01, 1, 0)], [(0.002, 1, 0)]]);
+    let mut fixture = Fixture::new(&format!(r#"{metrics},"exemplars":false"#));
+    fixture.record(&traced(12, 1));
+    let told = fixture.export(MAX_BYTES);
+    assert!(told.len() == 3 && told.iter().all(|(_, _, point)| point.exemplars.is_empty()));
+}
+
+#[test]
+fn a_delta_that_came_back_brings_its_exemplars() {
+    let mut fixture = Fixture::new(r#""temporality":"delta""#);
+    fixture.record(&traced(20, 1));
+    fixture.record(&traced(3000, 2));
+    let mut requests = Vec::new();
+    fixture.measurements.export(&fixture.envelope, MAX_BYTES, START + 10, |request| requests.push(request));
+    fixture.record(&traced(30, 3));
+    fixture.record(&traced(2000, 4));
+    fixture.measurements.absorb(requests.pop().unwrap().delta.unwrap());
+    let (_, _, point) = &fixture.export_at(START + 20, MAX_BYTES)[0];
+    assert_eq!((point.count, point.start_time_unix_nano), (4, START));
+    assert_eq!(exemplars(point), [(3.0, 2, 0), (0.03, 3, 0)]);
+}
+
+#[test]
+fn exemplars_give_way_where_a_request_has_no_room_for_them() {
+    let points = |max_bytes, traces: [u8; 3]| {
+        let mut fixture = Fixture::new("");
+        for (ms, trace) in [20, 300, 3000].into_iter().zip(traces) {
+            fixture.record(&traced(ms, trace));
+        }
+        fixture.export(max_bytes)
+    };
+    let mut told = Vec::new();
+    for max_bytes in 200..1200 {
+        let (with, without) = (points(max_bytes, [1, 2, 3]), points(max_bytes, [0; 3]));
+        assert_eq!(with.len(), without.len(), "no point is lost for its exemplars, at {max_bytes} bytes");
+        told.extend(with.iter().map(|(_, _, point)| exemplars(point)));
+    }
+    assert!(told.is_sorted_by_key(Vec::len));
+    told.dedup();
+    let slowest_first = [(3.0, 3, 0), (0.3, 2, 0), (0.02, 1, 0)];
+    assert_eq!(told, [0, 1, 2, 3].map(|count| slowest_first[..count].to_vec()));
 }
 
 #[test]

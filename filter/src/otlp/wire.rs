@@ -48,7 +48,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 
 /// How many bytes [`put_varint`] takes.
 #[inline]
-pub fn varint_len(value: u64) -> usize {
+pub const fn varint_len(value: u64) -> usize {
     let bits = 64 - (value | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }
@@ -107,7 +107,7 @@ pub fn put_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 
 /// How many bytes [`put_bytes`] takes.
 #[inline]
-pub fn bytes_field_len(len: usize) -> usize {
+pub const fn bytes_field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 

@@ -89,9 +89,14 @@ impl Lease {
         }
     }
 
-    /// Changes the own beat and looks for lost owners, when it is time to. `false` when this root context was taken for
-    /// lost itself, in which case all that it holds has been counted already.
-    pub(super) fn round(&mut self, now_unix_nano: u64, statistics: &Statistics) -> bool {
+    /// Changes the own beat and looks for lost owners, when it is time to; `counted` hears of the records that they held.
+    /// `false` when this root context was taken for lost itself, in which case all that it holds has been counted already.
+    pub(super) fn round(
+        &mut self,
+        now_unix_nano: u64,
+        statistics: &Statistics,
+        mut counted: impl FnMut(Reason, u64),
+    ) -> bool {
         // After a clock was set back nobody knows how long ago the last round was.
         if (1..=ROUND_NANO).contains(&self.next_round_unix_nano.saturating_sub(now_unix_nano)) {
             return true;
@@ -101,7 +106,7 @@ impl Lease {
             return true;
         };
         for lost in self.watch.look(&table, self.owner) {
-            self.count_lost(lost, statistics);
+            self.count_lost(lost, statistics, &mut counted);
         }
         if self.held.is_some() && change_table(|table| self.beat(table)).is_none() {
             // Either the slot is gone, or all tries met with others' changes, which the next round makes good.
@@ -130,7 +135,7 @@ impl Lease {
         self.held = None;
     }
 
-    fn count_lost(&self, lost: Lost, statistics: &Statistics) {
+    fn count_lost(&self, lost: Lost, statistics: &Statistics, counted: &mut impl FnMut(Reason, u64)) {
         // Whoever takes it over counts it: once.
         if change_table(|table| table.take_over(lost)).is_none() {
             return;
@@ -141,6 +146,7 @@ impl Lease {
         host::add(gauges.bytes, -bytes);
         let reason = if lost.was_leaving { Reason::Shutdown } else { Reason::VmLost };
         statistics.add(Stat::RecordsDropped(reason), records);
+        counted(reason, u64::try_from(records).unwrap_or(0));
         statistics.add(Stat::RecordsPending, -records);
         statistics.add(Stat::QueueBytes, -bytes);
         change_table(|table| {

@@ -147,7 +147,11 @@ impl Plugin {
     /// for others may have taken its machine for lost meanwhile.
     fn enter(&mut self) -> u64 {
         let now = host::now_unix_nano();
-        if !self.lease.round(now, &self.statistics) {
+        let pipeline = &mut self.pipeline;
+        let is_ours = self.lease.round(now, &self.statistics, |reason, records| {
+            pipeline.counted_for_another(reason, records);
+        });
+        if !is_ours {
             warn!("taken for lost by another worker: what was held is counted as lost");
             self.lease.forget();
             self.pipeline.forget();

@@ -14,6 +14,8 @@ mod batching;
 mod capture;
 mod clock;
 mod configuration;
+mod drops;
+mod exemplars;
 mod faults;
 mod histograms;
 mod model;

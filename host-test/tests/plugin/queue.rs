@@ -279,6 +279,10 @@ fn points_that_a_partial_success_refuses_are_counted_and_not_told_again() {
     interval(&mut proxy);
     proxy.cluster("otlp").answer(Answer::status(200).with_body(response.encode_to_vec())).unwrap();
     assert_eq!(points_dropped(&proxy), [("rejected".to_owned(), 1)]);
+    // What comes next tells that it was dropped, and of nothing else.
+    proxy.advance(secs(10)).unwrap();
+    let calls = proxy.cluster("otlp").answer_all(200).unwrap();
+    assert_eq!((calls.len(), points(&calls, DURATION)), (1, Vec::new()));
     proxy.advance(secs(60)).unwrap();
     assert!(proxy.cluster("otlp").pending().is_empty());
 }

@@ -104,6 +104,8 @@ fn batches_that_were_under_way_are_lost_too() {
     assert_accounted_for(&proxy);
     advance(&mut proxy, COUNTED_AFTER_SECS);
     assert_eq!((dropped(&proxy, "vm_lost"), proxy.counter("offpath_records_delivered_total")), (23, 0));
+    // The other worker exports that.
+    proxy.cluster("otlp").answer_all(200).unwrap();
     assert_eq!((proxy.gauge("offpath_records_pending"), proxy.gauge("offpath_queue_bytes")), (0, 0));
 }
 

@@ -97,6 +97,22 @@ impl Bootstrap {
         Ok(self)
     }
 
+    /// Speaks HTTP/2 to the application.
+    ///
+    /// # Errors
+    /// When the file has no clusters.
+    pub fn with_http2_application(mut self) -> anyhow::Result<Self> {
+        let cluster = self.at("/static_resources/clusters/0")?.as_object_mut().context("not an object")?;
+        let options = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
+        });
+        cluster.insert("typed_extension_protocol_options".to_owned(), options);
+        Ok(self)
+    }
+
     /// As the comment in the file tells users of an older Envoy to do.
     ///
     /// # Errors

@@ -1,13 +1,16 @@
-//! What the application and the receiver have in common: an HTTP/1.1 server in this process, on loopback. It can go down
-//! and come back, and nobody else gets its port meanwhile.
+//! What the application and the receiver have in common: a server in this process, on loopback, of HTTP/1.1 and, to those
+//! who begin with it, of HTTP/2. It can go down and come back, and nobody else gets its port meanwhile.
 
 use std::{io, net::SocketAddr};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     task::{JoinHandle, JoinSet},
@@ -107,6 +110,7 @@ async fn serve<F: Future<Output = io::Result<Answer>> + Send + 'static>(
     stream: TcpStream,
     answer: impl Fn(Request<Incoming>) -> F + Send + 'static,
 ) {
-    let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let served = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
     drop(served);
 }

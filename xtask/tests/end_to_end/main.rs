@@ -11,8 +11,10 @@
 mod configuration;
 mod delivery;
 mod dialects;
+mod drops;
 mod exactly_once;
 mod faults;
+mod grpc;
 mod hostile;
 mod loss;
 mod otlp;

@@ -53,7 +53,9 @@ async fn what_the_plugin_sends_is_otlp_with_the_names_of_the_semantic_convention
             check_record(record, begin, mode);
         }
         check_senders(&calls, &records);
-        check_histograms(&metrics(&calls, proxy.folder()).await);
+        let metrics = metrics(&calls, proxy.folder()).await;
+        check_histograms(&metrics);
+        check_exemplars(&metrics, begin);
     }
 }
 
@@ -180,6 +182,31 @@ fn latest_points(metrics: &[Value]) -> Vec<&Value> {
         by_sender.insert(sender, points);
     }
     by_sender.into_values().flatten().collect()
+}
+
+/// Over all its exports, what each series has for exemplars: requests of ours, the slowest of all among them.
+fn check_exemplars(metrics: &[Value], begin: u64) {
+    // By sender and attributes: the slowest exemplar, and the slowest request, which a cumulative point keeps.
+    let mut slowest = BTreeMap::new();
+    for metric in metrics.iter().filter(|metric| metric["metric"]["name"] == "http.server.request.duration") {
+        let sender = attributes(&metric["resource"])["service.instance.id"].to_string();
+        for point in list(&metric["metric"]["exponentialHistogram"], "dataPoints") {
+            let (exemplar_max, max) =
+                slowest.entry((sender.clone(), point["attributes"].to_string())).or_insert((0.0_f64, 0.0));
+            *max = point["max"].as_f64().unwrap();
+            assert!(list(point, "exemplars").len() <= 8, "{point}");
+            for exemplar in list(point, "exemplars") {
+                assert_eq!((&exemplar["traceId"], &exemplar["spanId"]), (&json!(TRACE_ID), &json!(SPAN_ID)));
+                let time = count(&exemplar["timeUnixNano"]);
+                assert!((begin..=count(&point["timeUnixNano"])).contains(&time), "{point}");
+                *exemplar_max = exemplar_max.max(exemplar["asDouble"].as_f64().unwrap());
+            }
+        }
+    }
+    assert!(!slowest.is_empty());
+    for (series, (exemplar_max, max)) in slowest {
+        assert!((exemplar_max - max).abs() < 1e-12, "{series:?}: {exemplar_max} s, not {max} s");
+    }
 }
 
 /// A 64-bit integer, which the JSON mapping writes as a string, and leaves out when it is 0.

@@ -1,0 +1,63 @@
+//! What senders say that they have dropped is stored, and no partial success.
+
+use offpath_collector::store;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
+use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, Sum, metric, number_data_point};
+use prost::Message as _;
+use tempfile::tempdir;
+
+use crate::support::*;
+
+const SENDER: &str = "9cbfd7b1-2a3a-4bd5-9b68-0d6d8fbb7b2a";
+
+fn sum(name: &str, time: u64, value: number_data_point::Value) -> Metric {
+    let data_points = vec![NumberDataPoint {
+        attributes: vec![attribute("reason", string("rejected"))],
+        start_time_unix_nano: T0,
+        time_unix_nano: time,
+        value: Some(value),
+        ..NumberDataPoint::default()
+    }];
+    let sum = Sum { data_points, aggregation_temporality: CUMULATIVE, is_monotonic: true };
+    Metric { name: name.to_owned(), data: Some(metric::Data::Sum(sum)), ..Metric::default() }
+}
+
+/// Sends the metrics as the sender's next batch, and returns how many of their points were refused.
+fn refused(collector: &Collector, sequence: u64, metrics: Vec<Metric>) -> i64 {
+    let mut request = metrics_with(metrics);
+    let resource = request.resource_metrics[0].resource.as_mut().unwrap();
+    resource.attributes.push(attribute("service.instance.id", string(SENDER)));
+    let answer = collector.metrics(&request, Some(&format!("{SENDER}-{sequence}")));
+    assert_eq!(answer.status, 200);
+    let response = ExportMetricsServiceResponse::decode(answer.body.as_slice()).unwrap();
+    response.partial_success.map_or(0, |partial| partial.rejected_data_points)
+}
+
+#[test]
+fn a_senders_drops_are_known_by_metric_and_reason() {
+    use number_data_point::Value::{AsDouble, AsInt};
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let (records, points) = ("offpath.records.dropped", "offpath.metric_points.dropped");
+    assert_eq!(refused(&collector, 0, vec![sum(records, T0 + 1, AsInt(3))]), 0);
+    let later = vec![sum(records, T0 + 2, AsInt(7)), sum(points, T0 + 2, AsInt(1))];
+    assert_eq!(refused(&collector, 1, later), 0);
+    let wrong =
+        vec![sum(records, T0 + 3, AsInt(-1)), sum(records, T0 + 3, AsDouble(1.0)), sum(records, 0, AsInt(1))];
+    assert_eq!(refused(&collector, 2, wrong), 3);
+    assert_eq!(
+        refused(&collector, 3, vec![sum("http.requests", T0 + 3, AsInt(1))]),
+        1,
+        "other sums are not stored"
+    );
+    let expected =
+        [(points.to_owned(), "rejected".to_owned(), 1), (records.to_owned(), "rejected".to_owned(), 7)];
+    eventually("the drops", || {
+        let connection = store::open_read_only(data.path()).unwrap();
+        (store::drops::of_sender(&connection, SENDER).unwrap() == expected).then_some(())
+    });
+    let senders = collector.json("/api/senders");
+    assert_eq!(senders[0]["dropped"], serde_json::json!({points: {"rejected": 1}, records: {"rejected": 7}}));
+    let metrics = collector.get("/metrics").text();
+    assert!(metrics.contains("offpath_collector_stored_records_total{signal=\"metrics\"} 3\n"), "{metrics}");
+}
