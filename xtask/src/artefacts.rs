@@ -101,6 +101,15 @@ pub fn build_collector(project: &Project) -> anyhow::Result<()> {
     cargo(project, &["build", "--release", "--package", "offpath-collector"])
 }
 
+/// Builds the application of `cargo xtask incident`, to [`Project::incident`].
+///
+/// # Errors
+/// As [`build`].
+pub fn build_incident(project: &Project) -> anyhow::Result<()> {
+    need::tools(&[Need::CCompiler])?;
+    cargo(project, &["build", "--release", "--package", "offpath-incident"])
+}
+
 /// The artefacts and their sizes, one a line, for people.
 ///
 /// # Errors

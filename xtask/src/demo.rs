@@ -9,12 +9,12 @@ mod traffic;
 use std::{io, io::IsTerminal as _};
 
 use anyhow::{Context as _, bail};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     artefacts,
     demo::stage::Stage,
     fetch,
+    harness::interrupt,
     need::{self, Need},
     project::Project,
 };
@@ -46,7 +46,7 @@ pub fn run(project: &Project, options: Options) -> anyhow::Result<()> {
         .build()
         .context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
-        let stopped = stop_signal()?;
+        let stopped = interrupt::signal()?;
         let stage = Stage::set(project, &envoy).await?;
         let played = tokio::select! {
             played = play(&stage, options) => played,
@@ -75,16 +75,4 @@ async fn play(stage: &Stage, options: Options) -> anyhow::Result<()> {
     } else {
         live::run(stage, io::stdout().is_terminal()).await
     }
-}
-
-/// Ends at Ctrl-C or SIGTERM, from now on.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
 }

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod cpu;
 pub mod envoy;
 pub mod h2load;
+pub mod interrupt;
 pub mod inventory;
 pub mod load;
 pub mod otlp;

@@ -14,5 +14,6 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod faults;
+pub mod incident;
 pub mod rules;
 pub mod soak;

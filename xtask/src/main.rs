@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{artefacts, bench, check, demo, faults, project::Project, soak};
+use xtask::{artefacts, bench, check, demo, faults, incident, project::Project, soak};
 
 /// Builds, shows and tests offpath.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Demo(demo::Options),
     /// Show what becomes of records under each fault, in real Envoy, beside Envoy's own OTLP logger
     Faults(faults::Options),
+    /// Repeat the incident that offpath grew from, before and after its fix, and with offpath
+    Incident(incident::Options),
     /// Run for long with faults chosen at random: everything accounted for, memory flat
     Soak(soak::Options),
     /// Run all checks and tests, as CI does
@@ -52,6 +54,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Demo(options) => demo::run(&project, options),
         Command::Faults(options) => faults::run(&project, &options),
+        Command::Incident(options) => incident::run(&project, &options).map(drop),
         Command::Soak(options) => soak::run(&project, options),
         Command::Test(options) => check::run(&project, options),
     }

@@ -2,7 +2,9 @@
 //! and otherwise named together with the way to get it.
 
 use std::{
-    path::Path,
+    cmp::Reverse,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -30,12 +32,14 @@ pub enum Need {
     H2load,
     /// Checks the alert rules.
     Promtool,
+    /// The database of the application that logs by itself.
+    PostgreSql,
 }
 
 impl Need {
     /// What `cargo xtask test` looks for before it starts.
-    pub const OF_TESTS: [Self; 6] =
-        [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind, Self::Promtool];
+    pub const OF_TESTS: [Self; 7] =
+        [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind, Self::Promtool, Self::PostgreSql];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -47,6 +51,8 @@ impl Need {
             Self::Taskset => &["taskset", "--version"],
             Self::H2load => &["h2load", "--version"],
             Self::Promtool => &["promtool", "--version"],
+            // Asked for in `is_there`, for Debian keeps its programs off the path.
+            Self::PostgreSql => &[],
         }
     }
 
@@ -59,6 +65,7 @@ impl Need {
             Self::Valgrind => &["valgrind"],
             Self::H2load => &["nghttp2-client"],
             Self::Promtool => &["prometheus"],
+            Self::PostgreSql => &["postgresql"],
         }
     }
 
@@ -72,14 +79,37 @@ impl Need {
             Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
             Self::H2load => "h2load (sends requests at a fixed rate)",
             Self::Promtool => "promtool (checks the alert rules)",
+            Self::PostgreSql => "PostgreSQL's server programs (the database of the application that logs by itself)",
         }
     }
 
     fn is_there(self) -> bool {
+        if self == Self::PostgreSql {
+            return postgresql_programs().is_some();
+        }
         self.probe().split_first().is_some_and(|(program, arguments)| {
             quietly(Command::new(program).args(arguments)).is_ok_and(|status| status.success())
         })
     }
+}
+
+/// The folder of `initdb` and `postgres`: on the path, or the newest of Debian's, which are not.
+#[must_use]
+pub fn postgresql_programs() -> Option<PathBuf> {
+    let on_path = std::env::var_os("PATH")?;
+    let mut debian: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .collect();
+    debian.sort_by_key(|folder| {
+        let version = folder.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        Reverse(version.and_then(|version| version.parse::<u32>().ok()))
+    });
+    std::env::split_paths(&on_path)
+        .chain(debian)
+        .find(|folder| ["initdb", "postgres"].iter().all(|program| folder.join(program).is_file()))
 }
 
 /// Makes sure that all of `needs` are there. On a Debian machine, as root, missing ones are installed with `apt-get`.

@@ -76,6 +76,12 @@ impl Project {
         self.target.join("release").join("offpath-collector")
     }
 
+    /// The application of `cargo xtask incident`, built.
+    #[must_use]
+    pub fn incident(&self) -> PathBuf {
+        self.target.join("release").join("offpath-incident")
+    }
+
     /// A folder in the target folder, for files of a run that are gone at its end.
     ///
     /// # Errors

@@ -132,6 +132,14 @@ impl Collector {
         self.process.last_lines()
     }
 
+    /// Kills it, as a crash would: what it has not acknowledged is gone.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn kill(mut self) -> anyhow::Result<()> {
+        self.process.kill().await.map(drop)
+    }
+
     /// Ends it, gracefully.
     ///
     /// # Errors
@@ -142,7 +150,7 @@ impl Collector {
 }
 
 /// From a line such as `otlp-http listening on 127.0.0.1:4318`.
-fn listening(output: &str, what: &str) -> Option<SocketAddr> {
+pub(crate) fn listening(output: &str, what: &str) -> Option<SocketAddr> {
     let start = format!("{what} listening on ");
     output.lines().find_map(|line| line.strip_prefix(&start))?.trim().parse().ok()
 }
