@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod questions;
 pub mod report;
 pub mod stall;
+pub mod vigil;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -30,6 +31,7 @@ use crate::{
         postgres::Postgres,
         report::Report,
         stall::Stalls,
+        vigil::Vigil,
     },
     need::{self, Need},
     project::Project,
@@ -74,7 +76,7 @@ pub struct Options {
     #[arg(long, value_parser = duration)]
     outage: Option<Duration>,
     /// How many copies of no logging run beside each other: their differences are the noise
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(2..=9))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=9))]
     copies: u32,
     /// What service times and stalls follow from
     #[arg(long, default_value_t = 1)]
@@ -185,19 +187,23 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<Report> {
 }
 
 async fn play(project: &Project, options: &Options, postgres: &Postgres) -> anyhow::Result<Report> {
+    let vigil = Vigil::start();
     let stand = Stand { project, postgres, stalls: options.stalls(), settle: SETTLE };
     let mut report = Report::new(options);
     if options.wants(Part::Closed) {
         eprintln!("closed loop: {} users, {} requests", options.users, options.requests);
         report.closed = closed(stand, options).await.context("closed loop")?;
+        report.longest_standstill_ms.insert("closed loop", vigil.longest_ms());
     }
-    let short = Stand { settle: options.scaled(SHORT_SETTLE), ..stand };
+    let short = Stand { settle: SHORT_SETTLE, ..stand };
     if options.wants(Part::Open) {
         eprintln!("open loop: {} requests/s for {} s", options.rate, options.open_loop().as_secs());
         report.open = open(short, options).await.context("open loop")?;
+        report.longest_standstill_ms.insert("open loop", vigil.longest_ms());
     }
     if options.wants(Part::Questions) {
         report.questions = questions::answer(short, options).await.context("questions")?;
+        report.longest_standstill_ms.insert("questions", vigil.longest_ms());
     }
     Ok(report)
 }
@@ -242,7 +248,7 @@ async fn open(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Figures
     let count = (options.open_loop().as_secs_f64() * f64::from(options.rate)) as u64;
     side_by_side(stand, setups, async |lane: &mut Lane| {
         let (_stop, stopped) = watch::channel(false);
-        load::open_loop(lane.address(), options.rate, count, PATIENCE, stopped).await
+        tokio::spawn(load::open_loop(lane.address(), options.rate, count, PATIENCE, stopped)).await?
     })
     .await
 }

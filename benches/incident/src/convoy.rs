@@ -33,14 +33,16 @@ impl Convoys {
         self.with(|state| {
             state.present += 1;
             state.size += 1;
-            state.present > 1
+            let waits = state.present > 1;
+            state.tally.waited += u64::from(waits);
+            waits
         })
     }
 
-    /// It has logged; `waited` says whether it had to wait for another's log.
-    pub(crate) fn leave(&self, waited: bool) {
+    /// It has logged; `waited_after_all` says whether another's log came in between though nobody was there first.
+    pub(crate) fn leave(&self, waited_after_all: bool) {
         self.with(|state| {
-            state.tally.waited += u64::from(waited);
+            state.tally.waited += u64::from(waited_after_all);
             state.present = state.present.saturating_sub(1);
             if state.present == 0 {
                 if state.size > 1 {
@@ -77,9 +79,8 @@ mod tests {
     fn requests_one_after_the_other_are_no_convoy() {
         let convoys = Convoys::default();
         for _ in 0..3 {
-            let waits = convoys.enter();
-            assert!(!waits);
-            convoys.leave(waits);
+            assert!(!convoys.enter());
+            convoys.leave(false);
         }
         assert_eq!(convoys.tally(), Tally::default());
     }
@@ -89,11 +90,11 @@ mod tests {
         let convoys = Convoys::default();
         assert!(!convoys.enter());
         assert!(convoys.enter());
-        convoys.leave(false);
+        convoys.leave(true);
         assert!(convoys.enter());
-        convoys.leave(true);
-        assert_eq!(convoys.tally(), Tally { waited: 1, convoys: 1, largest: 3 });
-        convoys.leave(true);
-        assert_eq!(convoys.tally(), Tally { waited: 2, convoys: 1, largest: 3 });
+        convoys.leave(false);
+        assert_eq!(convoys.tally(), Tally { waited: 3, convoys: 1, largest: 3 });
+        convoys.leave(false);
+        assert_eq!(convoys.tally(), Tally { waited: 3, convoys: 1, largest: 3 });
     }
 }

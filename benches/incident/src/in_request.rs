@@ -39,7 +39,7 @@ impl InRequest {
         self.queue(|waiting| waiting.push_back(log));
         let drained = self.drain(request).await;
         let wrote_for_another = *drained.as_ref().unwrap_or(&false);
-        self.convoys.leave(behind_another || wrote_for_another);
+        self.convoys.leave(wrote_for_another && !behind_another);
         drained.map(drop)
     }
 

@@ -216,7 +216,26 @@ impl Lane {
         }
     }
 
-    /// Waits until every request has its record, at most as long as agreed, and counts.
+    /// Whether no record is on its way any more, as far as can be seen; a call of the database may be under way.
+    async fn is_idle(&self) -> anyhow::Result<bool> {
+        match (&self.collector, self.stats_before_death) {
+            (Some(collector), _) if self.setup.form == Form::Edge => {
+                Ok(self.envoy.accounting().await?.pending == 0 && collector.accounting().await?.queued == 0)
+            }
+            (_, None) => {
+                let stats = self.application_stats().await?;
+                Ok(stats.waiting == 0 && stats.queue_entries == 0)
+            }
+            // What was in its memory is gone; what is in the queue cannot be seen without it.
+            (collector, Some(_)) => Ok(collector.is_none()),
+        }
+    }
+
+    fn longest_call(&self) -> Duration {
+        self.stalls.duration * 2 + Duration::from_secs(1)
+    }
+
+    /// Waits until every request has its record or none is on its way, at most as long as agreed, and counts.
     ///
     /// # Errors
     /// When something does not answer.
@@ -225,9 +244,12 @@ impl Lane {
         let ends = Ends::of(samples);
         let numbers: BTreeSet<u64> = samples.samples.iter().map(|sample| sample.number).collect();
         let mut missing = BTreeSet::new();
+        let mut idle_since = None;
         while self.setup.form.stores() {
             missing = &numbers - &self.stored_requests().await?;
-            if missing.is_empty() || begin.elapsed() >= self.settle {
+            idle_since = if self.is_idle().await? { idle_since.or(Some(Instant::now())) } else { None };
+            let is_over = idle_since.is_some_and(|since: Instant| since.elapsed() > self.longest_call());
+            if missing.is_empty() || is_over || begin.elapsed() >= self.settle {
                 break;
             }
             sleep(GLANCE).await;
@@ -263,6 +285,9 @@ impl Lane {
             latencies,
         };
         self.envoy.stop().await?;
+        self.application.kill().await?;
+        self.kill_consumer().await?;
+        self.kill_collector().await?;
         Ok(figures)
     }
 }

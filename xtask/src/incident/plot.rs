@@ -12,15 +12,18 @@ const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// What is drawn, in this order, and how.
 const FORMS: [(Form, RGBColor, &str); 4] = [
-    (Form::InRequest, RGBColor(200, 40, 40), "before: logged in the request"),
-    (Form::ApplicationQueue, RGBColor(217, 139, 6), "the fix: queue in the application"),
-    (Form::Edge, RGBColor(0, 102, 204), "offpath: logged at the edge"),
-    (Form::NoLogging, RGBColor(110, 110, 110), "no logging at all"),
+    (Form::InRequest, RGBColor(200, 40, 40), "before: written in the request"),
+    (Form::ApplicationQueue, RGBColor(217, 139, 6), "the fix: handed to a queue"),
+    (Form::Edge, RGBColor(0, 102, 204), "offpath: taken at the edge"),
+    (Form::NoLogging, RGBColor(205, 205, 205), "no logging at all"),
 ];
 
 fn figures_of(figures: &[Figures], form: Form) -> Option<&Figures> {
     figures.iter().find(|figures| figures.name == form.name())
 }
+
+/// Where both pictures begin.
+const SHORTEST_S: f64 = 0.01;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -39,6 +42,11 @@ fn nines(share_above: f64) -> f64 {
     -share_above.log10()
 }
 
+fn is_power_of_ten(value: f64) -> bool {
+    let exponent = value.log10();
+    (exponent - exponent.round()).abs() < 1e-6
+}
+
 fn draw_percentiles(figures: &[Figures], text: &mut String) -> Drawn {
     let root = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -50,41 +58,50 @@ fn draw_percentiles(figures: &[Figures], text: &mut String) -> Drawn {
         .margin(16)
         .x_label_area_size(52)
         .y_label_area_size(76)
-        .build_cartesian_2d(0.0..most_nines, (0.03..longest * 1.3).log_scale())?;
-    let percentile = |nines: &f64| {
-        let share = 100.0 * (1.0 - 10_f64.powf(-nines));
-        if (nines - nines.round()).abs() < 1e-6 { format!("{share:.0$}", (nines.round() as usize).saturating_sub(2)) + " %" } else { String::new() }
-    };
+        .build_cartesian_2d(0.0..most_nines, (SHORTEST_S..longest * 1.3).log_scale())?;
     chart
         .configure_mesh()
+        .disable_x_mesh()
         .set_all_tick_mark_size(0)
         .bold_line_style(GRID)
         .light_line_style(TRANSPARENT)
         .axis_style(RGBColor(150, 150, 150))
         .label_style(("sans-serif", 15).into_font().color(&INK))
-        .x_desc("of all requests were at least as fast as this")
+        .x_desc("of all requests took at most so long")
         .y_desc("seconds")
-        .x_labels(5)
-        .x_label_formatter(&percentile)
-        .y_label_formatter(&|seconds| seconds.to_string())
+        .x_labels(0)
+        .y_labels(8)
+        .y_label_formatter(&|seconds| if is_power_of_ten(*seconds) { seconds.to_string() } else { String::new() })
         .draw()?;
-    for (form, color, name) in FORMS {
+    let label = ("sans-serif", 15).into_font().color(&INK);
+    for (share_above, name) in
+        [(0.5, "50 %"), (0.1, "90 %"), (0.05, "95 %"), (0.01, "99 %"), (0.001, "99.9 %"), (0.0001, "99.99 %")]
+    {
+        let at = nines(share_above);
+        if at <= most_nines {
+            chart.draw_series([PathElement::new([(at, SHORTEST_S), (at, longest * 1.3)], GRID)])?;
+            let below = EmptyElement::at((at, SHORTEST_S)) + Text::new(name, (-16, 8), label.clone());
+            chart.plotting_area().draw(&below)?;
+        }
+    }
+    // The bound lies below, broad and pale, so that what keeps to it is seen on it.
+    for (form, color, name) in FORMS.into_iter().rev() {
         let Some(figures) = figures_of(figures, form) else { continue };
         let count = figures.ends.requests as f64;
         let points = figures
             .latencies
             .all_ms()
             .enumerate()
-            .map(|(index, ms)| (nines((count - index as f64) / count), ms / 1000.0));
-        let width = if form == Form::NoLogging { 2 } else { 3 };
+            .map(|(index, ms)| (nines((count - index as f64) / count), (ms / 1000.0).max(SHORTEST_S)));
+        let width = if form == Form::NoLogging { 9 } else { 2 };
         chart
             .draw_series(LineSeries::new(points, color.stroke_width(width)))?
             .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], color.stroke_width(3)));
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], color.stroke_width(width)));
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .margin(16)
         .legend_area_size(34)
         .background_style(WHITE.mix(0.9))
@@ -107,12 +124,12 @@ pub fn histograms(figures: &[Figures]) -> anyhow::Result<String> {
 
 /// Bars for each tenfold of the latency.
 const BARS: f64 = 12.0;
-/// The histogram begins here.
-const SHORTEST_S: f64 = 0.01;
+/// What users notice, and call slow.
+const SLOW_S: f64 = 2.0;
 
 fn draw_histograms(figures: &[Figures], text: &mut String) -> Drawn {
     const ROW: u32 = 190;
-    let shown: Vec<_> = FORMS
+    let shown: Vec<Shown<'_>> = FORMS
         .iter()
         .filter(|(form, ..)| *form != Form::NoLogging)
         .filter_map(|(form, color, name)| Some((figures_of(figures, *form)?, *color, *name)))
@@ -120,32 +137,41 @@ fn draw_histograms(figures: &[Figures], text: &mut String) -> Drawn {
     let rows = u32::try_from(shown.len())?;
     let root = SVGBackend::with_string(text, (WIDTH, 60 + rows * ROW)).into_drawing_area();
     root.fill(&WHITE)?;
-    let titled = root.titled("How many requests took how long", ("sans-serif", 22).into_font().color(&INK))?;
+    let titled = root.margin(12, 0, 0, 0).titled("How many requests took how long", ("sans-serif", 22).into_font().color(&INK))?;
     let longest = shown.iter().map(|(figures, ..)| figures.latency.max_ms).fold(1.0, f64::max) / 1000.0;
     let bars = ((longest / SHORTEST_S).log10() * BARS).ceil().max(1.0) as u32 + 1;
-    for (area, (figures, color, name)) in titled.split_evenly((shown.len(), 1)).iter().zip(&shown) {
-        let mut counts = vec![0_u32; bars as usize];
-        for ms in figures.latencies.all_ms() {
-            let bar = ((ms / 1000.0 / SHORTEST_S).log10() * BARS).floor().max(0.0) as usize;
-            if let Some(count) = counts.get_mut(bar) {
-                *count += 1;
-            }
-        }
-        draw_histogram(area, figures, *color, name, &counts)?;
+    let counts: Vec<Vec<u32>> = shown.iter().map(|(figures, ..)| count(figures, bars)).collect();
+    let most = counts.iter().flatten().copied().max().unwrap_or(1);
+    for ((area, shown), counts) in titled.split_evenly((shown.len(), 1)).iter().zip(&shown).zip(&counts) {
+        draw_histogram(area, shown, counts, most)?;
     }
     root.present()?;
     Ok(())
 }
 
+/// Requests by bar.
+fn count(figures: &Figures, bars: u32) -> Vec<u32> {
+    let mut counts = vec![0; bars as usize];
+    for ms in figures.latencies.all_ms() {
+        let bar = ((ms / 1000.0 / SHORTEST_S).log10() * BARS).floor().max(0.0) as usize;
+        if let Some(count) = counts.get_mut(bar) {
+            *count += 1;
+        }
+    }
+    counts
+}
+
+/// A form, its colour and what it is called.
+type Shown<'a> = (&'a Figures, RGBColor, &'static str);
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw_histogram(area: &Area<'_>, figures: &Figures, color: RGBColor, name: &str, counts: &[u32]) -> Drawn {
-    let most = counts.iter().copied().max().unwrap_or(1);
+fn draw_histogram(area: &Area<'_>, shown: &Shown<'_>, counts: &[u32], most: u32) -> Drawn {
+    let (figures, color, name) = *shown;
+    let slow = figures.latencies.all_ms().filter(|ms| *ms > SLOW_S * 1000.0).count() as f64;
     let caption = format!(
-        "{name}: mean {:.2} s, P95 {:.2} s, P99 {:.2} s, longest {:.1} s",
-        figures.latency.mean_ms / 1000.0,
-        figures.latency.p95_ms / 1000.0,
-        figures.latency.p99_ms / 1000.0,
+        "{name}: {:.1} % took longer than {SLOW_S} s, the longest {:.1} s",
+        slow / figures.ends.requests.max(1) as f64 * 100.0,
         figures.latency.max_ms / 1000.0
     );
     let mut chart = ChartBuilder::on(area)
@@ -154,7 +180,7 @@ fn draw_histogram(area: &Area<'_>, figures: &Figures, color: RGBColor, name: &st
         .margin_right(24)
         .x_label_area_size(28)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..counts.len() as f64, 0.0..f64::from(most).sqrt() * 1.05)?;
+        .build_cartesian_2d(0.0..counts.len() as f64, 0.0..f64::from(most) * 1.05)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -165,11 +191,11 @@ fn draw_histogram(area: &Area<'_>, figures: &Figures, color: RGBColor, name: &st
         .label_style(("sans-serif", 13).into_font().color(&INK))
         .disable_x_axis()
         .y_labels(5)
-        .y_label_formatter(&|root| format!("{:.0}", root * root))
+        .y_label_formatter(&|count| format!("{count:.0}"))
         .draw()?;
     chart.draw_series(counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(bar, count)| {
         let left = bar as f64;
-        Rectangle::new([(left + 0.06, 0.0), (left + 0.94, f64::from(*count).sqrt())], color.mix(0.8).filled())
+        Rectangle::new([(left + 0.06, 0.0), (left + 0.94, f64::from(*count))], color.mix(0.8).filled())
     }))?;
     let style = ("sans-serif", 13).into_font().color(&INK);
     for (seconds, label) in

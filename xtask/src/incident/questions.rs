@@ -153,7 +153,7 @@ async fn more_load(stand: Stand<'_>, options: &Options, times: u32) -> anyhow::R
         figures.extend(
             side_by_side(stand, [setup], async |lane: &mut Lane| {
                 let (_stop, stopped) = watch::channel(false);
-                load::open_loop(lane.address(), rate, count, patience, stopped).await
+                tokio::spawn(load::open_loop(lane.address(), rate, count, patience, stopped)).await?
             })
             .await?,
         );

@@ -1,6 +1,6 @@
 //! The report: what was run, in figures, for people (Markdown, pictures) and for programs (JSON).
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -36,6 +36,8 @@ pub struct Report {
     pub rate: u32,
     /// How long the open loop lasts.
     pub open_loop_seconds: f64,
+    /// By how much the command itself was late at most, in each part: the machine's doing.
+    pub longest_standstill_ms: BTreeMap<&'static str, u64>,
     /// The closed loop, form by form.
     pub closed: Vec<Figures>,
     /// The open loop, form by form.
@@ -55,6 +57,7 @@ impl Report {
             requests: options.requests.div_ceil(options.users) * options.users,
             rate: options.rate,
             open_loop_seconds: options.open_loop().as_secs_f64(),
+            longest_standstill_ms: BTreeMap::new(),
             closed: Vec::new(),
             open: Vec::new(),
             questions: Vec::new(),
@@ -71,7 +74,7 @@ impl Report {
             .collect()
     }
 
-    /// `report.md`, `report.json` and the pictures, into a folder.
+    /// `report.md`, `report.json`, every latency in `latencies.json`, and the pictures, into a folder.
     ///
     /// # Errors
     /// When something cannot be drawn or written.
@@ -83,6 +86,11 @@ impl Report {
         };
         write("report.md", &self.markdown())?;
         write("report.json", &serde_json::to_string_pretty(self)?)?;
+        let latencies = |figures: &[Figures]| -> BTreeMap<String, Vec<f64>> {
+            figures.iter().map(|of| (of.name.clone(), of.latencies.all_ms().collect())).collect()
+        };
+        let all = BTreeMap::from([("closed", latencies(&self.closed)), ("open", latencies(&self.open))]);
+        write("latencies.json", &serde_json::to_string(&all)?)?;
         for (name, figures) in [("closed", &self.closed), ("open", &self.open)] {
             if !figures.is_empty() {
                 write(&format!("{name}-percentiles.svg"), &plot::percentiles(figures)?)?;
@@ -108,6 +116,7 @@ impl Report {
              says *stalls per row*, each row of a batch draws. The queue of the application queue, a collector of its own, does not \
              stall: it is not the database.\n"
         );
+        text += &self.standstills();
         if !self.closed.is_empty() {
             text += &format!(
                 "\n## Closed loop: {} users, {} requests\n\n{}\n{}\n{}\n{}",
@@ -140,6 +149,15 @@ impl Report {
             );
         }
         text
+    }
+
+    fn standstills(&self) -> String {
+        let parts: Vec<String> =
+            self.longest_standstill_ms.iter().map(|(part, ms)| format!("{part} {ms} ms")).collect();
+        format!(
+            "\nThe machine is in all figures: this command, which needs next to nothing, was late by at most {}.\n",
+            parts.join(", ")
+        )
     }
 
     fn noise(&self, figures: &[Figures]) -> String {

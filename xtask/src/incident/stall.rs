@@ -16,7 +16,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 /// How often the collector's database is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How likely a call or a row stalls, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
