@@ -240,11 +240,8 @@ async fn closed(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Figur
 
 async fn open(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Figures>> {
     let setup = |form| Setup::of(form, options.service_times());
-    let setups = copies(options).chain([
-        setup(Form::InRequest),
-        setup(Form::ApplicationQueue),
-        setup(Form::Edge),
-    ]);
+    let setups =
+        copies(options).chain([setup(Form::InRequest), setup(Form::ApplicationQueue), setup(Form::Edge)]);
     let count = (options.open_loop().as_secs_f64() * f64::from(options.rate)) as u64;
     side_by_side(stand, setups, async |lane: &mut Lane| {
         let (_stop, stopped) = watch::channel(false);

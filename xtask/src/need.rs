@@ -38,8 +38,15 @@ pub enum Need {
 
 impl Need {
     /// What `cargo xtask test` looks for before it starts.
-    pub const OF_TESTS: [Self; 7] =
-        [Self::Pip, Self::Strace, Self::CCompiler, Self::Setpriv, Self::Valgrind, Self::Promtool, Self::PostgreSql];
+    pub const OF_TESTS: [Self; 7] = [
+        Self::Pip,
+        Self::Strace,
+        Self::CCompiler,
+        Self::Setpriv,
+        Self::Valgrind,
+        Self::Promtool,
+        Self::PostgreSql,
+    ];
 
     fn probe(self) -> &'static [&'static str] {
         match self {
@@ -79,7 +86,7 @@ impl Need {
             Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
             Self::H2load => "h2load (sends requests at a fixed rate)",
             Self::Promtool => "promtool (checks the alert rules)",
-            Self::PostgreSql => "PostgreSQL's server programs (the database of the application that logs by itself)",
+            Self::PostgreSql => "PostgreSQL (the database of the application that logs by itself)",
         }
     }
 

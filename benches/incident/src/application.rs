@@ -102,16 +102,12 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
         Log::Queue => Some(Queue::open(&options.queue, database()?).await?),
     };
     let service_times = ServiceTimes::new(options.seed, options.median_ms, options.mean_ms)?;
-    let application =
-        Arc::new(Application { service_times, in_request, queue, worked: AtomicU64::new(0) });
+    let application = Arc::new(Application { service_times, in_request, queue, worked: AtomicU64::new(0) });
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("application listening on {}", listener.local_addr().context("cannot see where it listens")?);
-    let router = Router::new()
-        .route("/work/{request}", get(work))
-        .route("/stats", get(stats))
-        .with_state(application);
+    let router =
+        Router::new().route("/work/{request}", get(work)).route("/stats", get(stats)).with_state(application);
     axum::serve(listener, router).await.context("cannot serve")
 }
 

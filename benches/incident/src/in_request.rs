@@ -22,11 +22,7 @@ pub(crate) struct InRequest {
 
 impl InRequest {
     pub(crate) fn new(database: Database) -> Self {
-        Self {
-            waiting: SyncMutex::default(),
-            database: Mutex::new(database),
-            convoys: Convoys::default(),
-        }
+        Self { waiting: SyncMutex::default(), database: Mutex::new(database), convoys: Convoys::default() }
     }
 
     /// Returns when nothing is in the queue any more, so after this request's log is written.

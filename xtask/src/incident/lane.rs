@@ -37,6 +37,9 @@ use crate::{
 /// How often it is looked at whether all records have arrived.
 const GLANCE: Duration = Duration::from_millis(200);
 
+/// How long records may take to arrive where they are known to be on their way.
+const SETTLE: Duration = Duration::from_secs(900);
+
 /// What all lanes share.
 #[derive(Clone, Copy)]
 pub struct Stand<'a> {
@@ -46,7 +49,7 @@ pub struct Stand<'a> {
     pub postgres: &'a Postgres,
     /// How databases stall.
     pub stalls: Stalls,
-    /// How long records may take to arrive, once the load has ended.
+    /// How long an application's records may take to arrive, once the load has ended.
     pub settle: Duration,
 }
 
@@ -75,6 +78,8 @@ impl Lane {
     /// When something does not start.
     pub async fn start(stand: Stand<'_>, setup: Setup) -> anyhow::Result<Self> {
         let Stand { project, postgres, stalls, settle } = stand;
+        // The plugin and the collector say when nothing is on its way any more, so there they are waited for.
+        let settle = if setup.form == Form::Edge { SETTLE } else { settle };
         let folder = project.temporary_folder()?;
         let binaries = (project.incident(), project.collector());
         let database = match setup.form {
@@ -345,16 +350,12 @@ fn bootstrap(
         {"name": "work", "match": {"prefix": "/"}, "route": {"cluster": "app", "timeout": "0s"}}
     ]);
     let many = 1_000_000;
-    bootstrap
-        .at("/static_resources/clusters/0")?
-        .as_object_mut()
-        .context("not an object")?
-        .insert(
-            "circuit_breakers".to_owned(),
-            json!({"thresholds": [{
-                "max_connections": many, "max_pending_requests": many, "max_requests": many,
-            }]}),
-        );
+    bootstrap.at("/static_resources/clusters/0")?.as_object_mut().context("not an object")?.insert(
+        "circuit_breakers".to_owned(),
+        json!({"thresholds": [{
+            "max_connections": many, "max_pending_requests": many, "max_requests": many,
+        }]}),
+    );
     Ok(bootstrap)
 }
 
@@ -363,8 +364,8 @@ fn requests_in(database: &Path) -> anyhow::Result<BTreeSet<u64>> {
     let connection = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .with_context(|| format!("cannot open `{}`", database.display()))?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    let mut select =
-        connection.prepare("SELECT substr(path, length('/work/') + 1) FROM logs WHERE path LIKE '/work/%'")?;
+    let mut select = connection
+        .prepare("SELECT substr(path, length('/work/') + 1) FROM logs WHERE path LIKE '/work/%'")?;
     let numbers = select.query_map([], |row| row.get::<_, String>(0))?;
     numbers.map(|number| number?.parse().context("not a request's number")).collect()
 }

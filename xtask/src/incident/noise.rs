@@ -27,7 +27,8 @@ impl Noise {
             .into_iter()
             .enumerate()
             .map(|(index, (name, form_ms))| {
-                let values = copies.iter().filter_map(|copy| copy.latency.named().get(index).map(|(_, ms)| *ms));
+                let values =
+                    copies.iter().filter_map(|copy| copy.latency.named().get(index).map(|(_, ms)| *ms));
                 Self {
                     name,
                     least_ms: values.clone().fold(f64::INFINITY, f64::min),

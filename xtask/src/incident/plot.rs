@@ -71,7 +71,9 @@ fn draw_percentiles(figures: &[Figures], text: &mut String) -> Drawn {
         .y_desc("seconds")
         .x_labels(0)
         .y_labels(8)
-        .y_label_formatter(&|seconds| if is_power_of_ten(*seconds) { seconds.to_string() } else { String::new() })
+        .y_label_formatter(&|seconds| {
+            if is_power_of_ten(*seconds) { seconds.to_string() } else { String::new() }
+        })
         .draw()?;
     let label = ("sans-serif", 15).into_font().color(&INK);
     for (share_above, name) in
@@ -137,7 +139,9 @@ fn draw_histograms(figures: &[Figures], text: &mut String) -> Drawn {
     let rows = u32::try_from(shown.len())?;
     let root = SVGBackend::with_string(text, (WIDTH, 60 + rows * ROW)).into_drawing_area();
     root.fill(&WHITE)?;
-    let titled = root.margin(12, 0, 0, 0).titled("How many requests took how long", ("sans-serif", 22).into_font().color(&INK))?;
+    let titled = root
+        .margin(12, 0, 0, 0)
+        .titled("How many requests took how long", ("sans-serif", 22).into_font().color(&INK))?;
     let longest = shown.iter().map(|(figures, ..)| figures.latency.max_ms).fold(1.0, f64::max) / 1000.0;
     let bars = ((longest / SHORTEST_S).log10() * BARS).ceil().max(1.0) as u32 + 1;
     let counts: Vec<Vec<u32>> = shown.iter().map(|(figures, ..)| count(figures, bars)).collect();

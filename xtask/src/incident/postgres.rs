@@ -69,8 +69,7 @@ impl Postgres {
         }
         let (program, arguments) = command.split_first().context("no command")?;
         let process = Process::start("postgres", Path::new(program), arguments, folder.path())?;
-        let mut server =
-            Self { process, port, password, databases: AtomicU64::new(0), _folder: folder };
+        let mut server = Self { process, port, password, databases: AtomicU64::new(0), _folder: folder };
         wait::until("PostgreSQL takes connections", async || {
             if let Some(status) = server.process.ended()? {
                 bail!("PostgreSQL did not start ({status}):\n{}", server.process.last_lines());
@@ -171,9 +170,10 @@ fn schema(stalls: Stalls, draw: Draw) -> String {
 }
 
 async fn connect(url: &str) -> anyhow::Result<Client> {
-    let (client, connection) = tokio::time::timeout(Duration::from_secs(10), tokio_postgres::connect(url, NoTls))
-        .await
-        .context("no answer from PostgreSQL in time")??;
+    let (client, connection) =
+        tokio::time::timeout(Duration::from_secs(10), tokio_postgres::connect(url, NoTls))
+            .await
+            .context("no answer from PostgreSQL in time")??;
     tokio::spawn(connection);
     Ok(client)
 }
@@ -205,7 +205,8 @@ fn give_away(path: &Path) -> anyhow::Result<()> {
     if !runs_as_root() {
         return Ok(());
     }
-    let status = Command::new("chown").arg(format!("{USER}:")).arg(path).status().context("cannot run chown")?;
+    let status =
+        Command::new("chown").arg(format!("{USER}:")).arg(path).status().context("cannot run chown")?;
     ensure!(status.success(), "`{}` cannot be given to the user `{USER}`", path.display());
     Ok(())
 }

@@ -73,7 +73,8 @@ async fn outages(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Answ
     let setup = |form| Setup::of(form, options.service_times());
     let queue = setup(Form::ApplicationQueue);
     let full_queue = Setup { queue_entries: FEW_ENTRIES, ..queue.clone().named("application queue, full") };
-    let full_edge = Setup { plugin_keys: little_room(), ..setup(Form::Edge).named("edge (offpath), queue full") };
+    let full_edge =
+        Setup { plugin_keys: little_room(), ..setup(Form::Edge).named("edge (offpath), queue full") };
     let dead = |setup: &Setup| format!("{}, consumer dead", setup.name);
     let cases = [
         (full_queue, Victim::Consumer),
@@ -176,8 +177,7 @@ async fn killed(stand: Stand<'_>, options: &Options) -> anyhow::Result<Answer> {
         .map(|form| Setup::of(form, options.service_times()));
     let figures = side_by_side(stand, setups, async |lane: &mut Lane| {
         let (stop, stopped) = watch::channel(false);
-        let load =
-            tokio::spawn(load::open_loop(lane.address(), options.rate, u64::MAX, PATIENCE, stopped));
+        let load = tokio::spawn(load::open_loop(lane.address(), options.rate, u64::MAX, PATIENCE, stopped));
         wait_for_death(lane).await?;
         lane.kill_application().await?;
         stop.send_replace(true);

@@ -175,8 +175,15 @@ impl Report {
                 if noise.is_within() { "yes" } else { "no" }.to_owned(),
             ]
         });
-        let header =
-            ["ms", "least of the copies", "most", "noise", "edge", "edge less their middle", "within the noise"];
+        let header = [
+            "ms",
+            "least of the copies",
+            "most",
+            "noise",
+            "edge",
+            "edge less their middle",
+            "within the noise",
+        ];
         format!(
             "The noise: {} copies of *no logging* ran at the same time; what they differ by is the noise. The edge is within it \
              when it is no further from a copy than they are from each other.\n\n{}",
@@ -277,10 +284,10 @@ fn improvements(figures: &[Figures]) -> String {
         });
         Some([(*name).to_owned()].into_iter().chain(percent).collect())
     });
-    let then = [vec!["the incident's queue, as it was told".to_owned()], THEN
-        .iter()
-        .map(|(_, percent)| format!("{percent} %"))
-        .collect()]
+    let then = [
+        vec!["the incident's queue, as it was told".to_owned()],
+        THEN.iter().map(|(_, percent)| format!("{percent} %")).collect(),
+    ]
     .concat();
     format!(
         "How much less than in-request:\n\n{}",
