@@ -329,7 +329,7 @@ async fn start_application(
     Ok((process, address))
 }
 
-/// The shipped configuration; but for the edge form without the plugin, and everywhere without bounds on how many requests
+/// The shipped configuration without its tracer; but for the edge form without the plugin, and everywhere without bounds on how many requests
 /// there are at once and how long they take: what is shown is the application's doing, not Envoy's.
 fn bootstrap(
     project: &Project,
@@ -340,6 +340,7 @@ fn bootstrap(
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut bootstrap = Bootstrap::shipped(project, Mode::AccessLogger)?
         .for_release(ENVOY_1_40)?
+        .without_tracing()?
         .with_servers(application, collector.map_or(nowhere, Collector::otlp))?
         .with_plugin_keys(&setup.plugin_keys)?;
     if setup.form != Form::Edge {
