@@ -2,7 +2,8 @@
 //!
 //! In: checked points of the plugin's own counters, with the sender's name (the resource's `service.instance.id`, which
 //! its batches are named by). Out: how much each sender has dropped up to its last export, by metric and reason: a
-//! cumulative point replaces what is older, a delta is added.
+//! cumulative point replaces what is older, a delta is added. Only of senders that number their batches, and as long as those
+//! are known: so there are no more of them than that.
 
 use rusqlite::{Connection, params};
 
@@ -28,7 +29,8 @@ pub fn note(connection: &Connection, sender: &str, dropped: &Dropped) -> Result<
     };
     let sql = format!(
         "INSERT INTO sender_drops (tenant, sender, metric, reason, dropped, time_unix_nano)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO UPDATE SET {changes}"
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6 FROM senders WHERE tenant = ?1 AND sender = ?2
+         ON CONFLICT DO UPDATE SET {changes}"
     );
     let Dropped { metric, reason, time_unix_nano, count, .. } = dropped;
     let changed = connection.prepare_cached(&sql)?.execute(params![
@@ -61,12 +63,22 @@ mod tests {
 
     fn after(points: &[(Temporality, i64, i64)]) -> (Vec<Outcome>, i64) {
         let connection = crate::store::in_memory();
+        crate::store::senders::note(&connection, "a", 0, 0).unwrap();
         let noted = points.iter().map(|&(temporality, time_unix_nano, count)| {
             let (metric, reason) = ("offpath.records.dropped".to_owned(), "expired".to_owned());
             let dropped = Dropped { metric, reason, temporality, time_unix_nano, count };
             note(&connection, "a", &dropped).unwrap()
         });
         let outcomes = noted.collect();
+        let unknown = ("offpath.records.dropped".to_owned(), "expired".to_owned());
+        let unknown = Dropped {
+            metric: unknown.0,
+            reason: unknown.1,
+            temporality: Temporality::Delta,
+            time_unix_nano: 1,
+            count: 1,
+        };
+        assert_eq!(note(&connection, "b", &unknown).unwrap(), Outcome::Superseded);
         assert_eq!(of_sender(&connection, "b").unwrap(), []);
         let [(metric, reason, dropped)] = &of_sender(&connection, "a").unwrap()[..] else { panic!() };
         assert_eq!((metric.as_str(), reason.as_str()), ("offpath.records.dropped", "expired"));

@@ -208,10 +208,6 @@ fn forget(connection: &Connection, before_unix_nano: i64, limit: i64) -> Result<
             )?
             .execute(params![TENANT, i64::from(missing_batches > 0)])?;
     }
-    // Those of senders whose batches have no names, which no row above speaks of.
-    connection
-        .prepare_cached("DELETE FROM sender_drops WHERE tenant = ?1 AND time_unix_nano < ?2")?
-        .execute(params![TENANT, before_unix_nano])?;
     Ok(())
 }
 

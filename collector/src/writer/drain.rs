@@ -65,14 +65,13 @@ impl Writer {
 /// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
 fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let mut change = if is_new(connection, batch, now)? {
-        let change = store_or_set_aside(connection, batch, now)?;
         if let Some(batch_id) =
             batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
             && let Some((sender, sequence)) = batch_id.sequence()
         {
             senders::note(connection, sender, sequence, now)?;
         }
-        change
+        store_or_set_aside(connection, batch, now)?
     } else {
         Accounting { deduplicated: batch.records, ..Accounting::default() }
     };

@@ -39,14 +39,14 @@ fn a_senders_drops_are_known_by_metric_and_reason() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);
     let (records, points) = ("offpath.records.dropped", "offpath.metric_points.dropped");
-    assert_eq!(refused(&collector, 0, vec![sum(records, T0 + 1, AsInt(3))]), 0);
+    assert_eq!(refused(&collector, 1, vec![sum(records, T0 + 1, AsInt(3))]), 0);
     let later = vec![sum(records, T0 + 2, AsInt(7)), sum(points, T0 + 2, AsInt(1))];
-    assert_eq!(refused(&collector, 1, later), 0);
+    assert_eq!(refused(&collector, 2, later), 0);
     let wrong =
         vec![sum(records, T0 + 3, AsInt(-1)), sum(records, T0 + 3, AsDouble(1.0)), sum(records, 0, AsInt(1))];
-    assert_eq!(refused(&collector, 2, wrong), 3);
+    assert_eq!(refused(&collector, 3, wrong), 3);
     assert_eq!(
-        refused(&collector, 3, vec![sum("http.requests", T0 + 3, AsInt(1))]),
+        refused(&collector, 4, vec![sum("http.requests", T0 + 3, AsInt(1))]),
         1,
         "other sums are not stored"
     );
