@@ -175,4 +175,6 @@ fn map<'v>(told: Cow<'v, [u8]>, next: impl FnOnce(&[u8]) -> Cow<'_, [u8]>) -> Co
 }
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;

@@ -8,13 +8,13 @@ use std::rc::Rc;
 use memchr::memmem;
 use percent_encoding::percent_decode;
 
-use super::escape::{MAX_DEPTH, units};
+use super::escape::{MAX_DEPTH, Unit, unit, units};
 use super::user_info::replaced;
 use crate::config::ConfigError;
 use crate::route::Routes;
 
-/// Of a text between two delimiters, as many places are tried as the begin of a path.
-const MAX_BEGINS: usize = 16;
+/// As many places of a text are tried as the begin of a path.
+const MAX_BEGINS: usize = 32;
 
 /// Shorter segments are not looked for in other values: nobody could read what is left of these.
 const MIN_SEGMENT_BYTES: usize = 4;
@@ -67,21 +67,28 @@ impl Templates {
         told
     }
 
-    /// `text` with each path replaced that matches a template with a secret parameter.
+    /// `text` with each path replaced that matches a template with a secret parameter. A path begins at a slash behind no
+    /// other part of a path.
     fn paths<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let mut out = Vec::new();
-        let mut told_to = 0;
-        let mut run_at = 0;
-        let delimiters = units(text)
-            .filter(|(_, unit)| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' '));
-        for (at, next) in delimiters.map(|(at, unit)| (at, at + unit.len)).chain([(text.len(), text.len())]) {
-            let run = text.get(run_at..at).unwrap_or_default();
-            if let Some((begin, path)) = self.path_in_run(run) {
-                out.extend_from_slice(text.get(told_to..run_at + begin).unwrap_or_default());
-                out.extend_from_slice(&path);
-                told_to = at;
+        let (mut at, mut told_to, mut begins) = (0, 0, 0);
+        let (mut before, mut is_behind_authority) = (b' ', false);
+        while let Some(unit) = text.get(at..).and_then(unit) {
+            let is_slash = unit.byte == b'/';
+            let is_within_path = before.is_ascii_alphanumeric() || before == b'/';
+            if is_slash && (is_behind_authority || !is_within_path) && begins < MAX_BEGINS {
+                begins += 1;
+                if let Some((len, told)) = self.path_at(text.get(at..).unwrap_or_default(), unit.depth) {
+                    out.extend_from_slice(text.get(told_to..at).unwrap_or_default());
+                    out.extend_from_slice(&told);
+                    at += len;
+                    (told_to, before, is_behind_authority) = (at, b' ', false);
+                    continue;
+                }
             }
-            run_at = next;
+            is_behind_authority = if is_slash { before == b'/' } else { is_behind_authority };
+            before = unit.byte;
+            at += unit.len;
         }
         if told_to == 0 {
             return Cow::Borrowed(text);
@@ -90,30 +97,17 @@ impl Templates {
         Cow::Owned(out)
     }
 
-    /// The first path in `run` that has a secret, and where it begins: at a slash behind no other part of a path.
-    fn path_in_run(&self, run: &[u8]) -> Option<(usize, Vec<u8>)> {
-        let mut before = b' ';
-        let mut is_behind_authority = false;
-        let begins = units(run).filter(|(_, unit)| {
-            let is_slash = unit.byte == b'/';
-            let begins =
-                is_slash && (is_behind_authority || !(before.is_ascii_alphanumeric() || before == b'/'));
-            is_behind_authority = is_slash && before == b'/' || is_behind_authority && !is_slash;
-            before = unit.byte;
-            begins
-        });
-        begins.map(|(at, _)| at).take(MAX_BEGINS).find_map(|begin| {
-            let path = run.get(begin..)?;
-            // A list's next element may follow.
-            let element_end = path.iter().position(|byte| b",;".contains(byte));
-            let element = element_end.and_then(|end| path.get(..end));
-            let (found, rest) = match (self.find(path), element) {
-                (Some(found), _) => (found, &[][..]),
-                (None, element) => (self.find(element?)?, path.get(element_end?..)?),
-            };
-            let mut told = replaced(found.0.as_bytes(), &found.1);
-            told.extend_from_slice(rest);
-            Some((begin, told))
+    /// How long the path is that `rest` begins with, by a slash of that depth, and as what it may be told; `None` when it has no
+    /// secret.
+    fn path_at(&self, rest: &[u8], depth: u8) -> Option<(usize, Vec<u8>)> {
+        let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
+        let end = units(rest).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
+        let path = rest.get(..end.map_or(rest.len(), |(at, _)| at))?;
+        // A list's next element may follow.
+        let element = path.iter().position(|byte| b",;".contains(byte)).and_then(|end| path.get(..end));
+        [Some(path), element].into_iter().flatten().find_map(|path| {
+            let (told, places) = self.find(path)?;
+            Some((path.len(), replaced(told.as_bytes(), &places)))
         })
     }
 
@@ -202,6 +196,7 @@ mod tests {
                 "next=https%3A%2F%2Fshop/reset/REDACTED%3Fa",
             ),
             ("url=/reset/s3cret", "url=/reset/REDACTED"),
+            ("/reset/s3%3Ccret%26", "/reset/REDACTED"),
         ] {
             assert_eq!(String::from_utf8_lossy(&templates.text(text.as_bytes())), expected);
         }
