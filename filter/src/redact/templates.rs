@@ -118,29 +118,34 @@ impl Templates {
         for _ in 0..=MAX_DEPTH {
             // Templates are ASCII: what is not UTF-8 can only be in a parameter's place.
             let text = String::from_utf8_lossy(&path);
+            if let Some(places) = self.secrets_in(&text) {
+                return Some((text.into_owned(), places));
+            }
             let tidy = tidy(&text);
-            for text in [Some(text.as_ref()), tidy.as_deref()].into_iter().flatten() {
-                let parameters = self.routes.parameters(text).into_iter();
-                let secrets = parameters.filter(|(name, _)| self.secrets.iter().any(|secret| secret == name));
-                let places: Vec<_> = secrets.map(|(_, place)| place).collect();
-                if !places.is_empty() {
-                    return Some((text.to_owned(), places));
-                }
+            if let Some(places) = self.secrets_in(&tidy) {
+                return Some((tidy, places));
             }
             let Cow::Owned(decoded) = Cow::from(percent_decode(&path)) else { break };
             path = Cow::Owned(decoded);
         }
         None
     }
+
+    /// The places of the secrets in a path that matches a template that has some.
+    fn secrets_in(&self, path: &str) -> Option<Vec<Range<usize>>> {
+        let parameters = self.routes.parameters(path).into_iter();
+        let secrets = parameters.filter(|(name, _)| self.secrets.iter().any(|secret| secret == name));
+        Some(secrets.map(|(_, place)| place).collect()).filter(|places: &Vec<_>| !places.is_empty())
+    }
 }
 
-/// A path with single slashes, and none at its end; `None` when it is that already.
-fn tidy(path: &str) -> Option<String> {
-    if !path.contains("//") && !(path.len() > 1 && path.ends_with('/')) {
-        return None;
-    }
+/// A path with single slashes and none at its end, each segment decoded but for the slashes in it.
+fn tidy(path: &str) -> String {
     let segments = path.split('/').filter(|segment| !segment.is_empty());
-    Some(segments.fold(String::new(), |path, segment| path + "/" + segment))
+    segments.fold(String::new(), |path, segment| {
+        let decoded = percent_decode(segment.as_bytes()).decode_utf8_lossy();
+        path + "/" + &decoded.replace('/', "%2F")
+    })
 }
 
 #[cfg(test)]
@@ -172,6 +177,7 @@ mod tests {
             ("/reset/s3cret/", "/reset/REDACTED"),
             ("//reset//s3cret", "/reset/REDACTED"),
             ("/%72eset%2Fs3cret", "/reset/REDACTED"),
+            ("/%72eset/s3%2Fcret", "/reset/REDACTED"),
             ("/%2572eset/s3cret", "/reset/REDACTED"),
         ] {
             assert_eq!(String::from_utf8_lossy(&templates.request_path(path.as_bytes())), expected);
