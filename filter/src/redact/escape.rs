@@ -16,21 +16,29 @@ pub(super) struct Unit {
 /// What `text` begins with; `None` when it is empty. A `%` that begins no escape is one.
 #[inline]
 pub(super) fn unit(text: &[u8]) -> Option<Unit> {
-    let (&byte, rest) = text.split_first()?;
-    let plain = Unit { byte, len: 1, depth: 0 };
-    Some(if byte == b'%' { decoded(plain, rest) } else { plain })
+    match *text.first()? {
+        b'%' => decoded(text, MAX_DEPTH),
+        byte => Some(Unit { byte, len: 1, depth: 0 }),
+    }
 }
 
-/// A `%` and what is behind it, as the last reader sees it.
-fn decoded(percent: Unit, mut rest: &[u8]) -> Unit {
-    let mut unit = percent;
-    while unit.byte == b'%' && unit.depth < MAX_DEPTH {
-        let &[high, low, ref behind @ ..] = rest else { break };
-        let (Some(high), Some(low)) = (hex_digit(high), hex_digit(low)) else { break };
-        unit = Unit { byte: high << 4 | low, len: unit.len + 2, depth: unit.depth + 1 };
-        rest = behind;
+/// What `text` begins with for a reader who decodes it so many times; an escape's digits may be escapes themselves.
+fn decoded(text: &[u8], times: u8) -> Option<Unit> {
+    let &byte = text.first()?;
+    if byte != b'%' || times == 0 {
+        return Some(Unit { byte, len: 1, depth: 0 });
     }
-    unit
+    let first = decoded(text, times - 1)?;
+    if first.byte != b'%' {
+        return Some(first);
+    }
+    let escape = || {
+        let high = decoded(text.get(first.len..)?, times - 1)?;
+        let low = decoded(text.get(first.len + high.len..)?, times - 1)?;
+        let byte = hex_digit(high.byte)? << 4 | hex_digit(low.byte)?;
+        Some(Unit { byte, len: first.len + high.len + low.len, depth: times })
+    };
+    Some(escape().unwrap_or(first))
 }
 
 /// All of `text`, each unit with where it begins.
@@ -57,7 +65,8 @@ mod tests {
             ("t", b't', 1, 0),
             ("%74", b't', 3, 1),
             ("%2574", b't', 5, 2),
-            ("%25%32%35", b'%', 3, 1),
+            ("%25%32%35", b'%', 9, 2),
+            ("%25%37%34", b't', 9, 2),
             ("%252574", b't', 7, 3),
             ("%25252574", b'%', 7, 3),
             ("%25zz", b'%', 3, 1),
