@@ -14,6 +14,7 @@ mod templates;
 mod user_info;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::config::{ClientAddress, Config, ConfigError};
@@ -143,7 +144,14 @@ impl Redactor {
 
     /// Whatever the configuration says of templates.
     fn plain<'v>(&self, text: &'v [u8], place: Place) -> Cow<'v, [u8]> {
-        map(user_info::redact(text, place), |text| params::redact(&self.params, text, place))
+        // Each looks at the text as it came: what the one takes out may be what the other knows a secret by.
+        let mut places = params::find(&self.params, text, place);
+        places.extend(user_info::find(text, place));
+        if places.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        places.sort_unstable_by_key(|place| place.start);
+        Cow::Owned(replaced(text, &places))
     }
 }
 
@@ -164,6 +172,21 @@ fn may_hold_secrets(text: &[u8]) -> bool {
         None => rest.iter().any(|byte| b"=@%".contains(byte)),
     };
     is_in_rest || words.iter().any(|word| has_sign(*word))
+}
+
+/// `text` with [`REDACTED`] in each of these places, which are in the order of their begins; those that overlap are one.
+fn replaced(text: &[u8], places: &[Range<usize>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut told_to = 0;
+    for (index, place) in places.iter().enumerate() {
+        if index == 0 || place.start >= told_to {
+            out.extend_from_slice(text.get(told_to..place.start).unwrap_or_default());
+            out.extend_from_slice(REDACTED.as_bytes());
+        }
+        told_to = told_to.max(place.end);
+    }
+    out.extend_from_slice(text.get(told_to..).unwrap_or_default());
+    out
 }
 
 /// One redaction after another.

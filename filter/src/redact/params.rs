@@ -1,22 +1,20 @@
 //! Values of secret parameters, wherever `name=value` stands: in a query, a path segment, a header, a URL within any of
 //! these, encoded or not.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
+use super::Place;
 use super::escape::{unit, units};
 use super::names::ParamNames;
-use super::{Place, REDACTED};
 
-/// `text` with the values of secret parameters replaced; names and order stay.
+/// Where in `text` the values of secret parameters are, in their order.
 ///
 /// Servers differ in what separates parameters, so `;` may begin one but ends none: in a path a value ends at the next `/`,
 /// elsewhere at the next `&`, or where a fragment begins.
 /// What is encoded more often than the `=` before it belongs to the value: `token=a%26b` is one value, and so is
 /// `token%3Da%2526b`, but in `token%3Da%26b` there is another parameter behind it.
-pub(super) fn redact<'t>(names: &ParamNames, text: &'t [u8], place: Place) -> Cow<'t, [u8]> {
-    let mut redacted = Vec::new();
-    // What is before it is in `redacted`, or nothing was to be redacted so far.
-    let mut told_to = 0;
+pub(super) fn find(names: &ParamNames, text: &[u8], place: Place) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
     let mut name_at = 0;
     let mut at = 0;
     let mut before = 0;
@@ -40,10 +38,9 @@ pub(super) fn redact<'t>(names: &ParamNames, text: &'t [u8], place: Place) -> Co
                 name_at = next;
                 if is_secret {
                     let value = text.get(next..).unwrap_or_default();
-                    redacted.extend_from_slice(text.get(told_to..next).unwrap_or_default());
-                    redacted.extend_from_slice(REDACTED.as_bytes());
-                    told_to = next + value_len(value, unit.depth, place);
-                    (at, name_at, before) = (told_to, told_to, 0);
+                    let end = next + value_len(value, unit.depth, place);
+                    found.push(next..end);
+                    (at, name_at, before) = (end, end, 0);
                     continue;
                 }
             }
@@ -51,11 +48,7 @@ pub(super) fn redact<'t>(names: &ParamNames, text: &'t [u8], place: Place) -> Co
         }
         (at, before) = (next, unit.byte);
     }
-    if told_to == 0 {
-        return Cow::Borrowed(text);
-    }
-    redacted.extend_from_slice(text.get(told_to..).unwrap_or_default());
-    Cow::Owned(redacted)
+    found
 }
 
 /// How much of `rest` a value takes that began behind a `=` of that depth. A quoted one ends no sooner than its quotes.
@@ -75,10 +68,12 @@ fn value_len(rest: &[u8], depth: u8, place: Place) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::replaced;
     use super::*;
 
     fn redacted(text: &str, place: Place) -> String {
-        String::from_utf8(redact(&ParamNames::new(&[]), text.as_bytes(), place).into_owned()).unwrap()
+        let found = find(&ParamNames::new(&[]), text.as_bytes(), place);
+        String::from_utf8(replaced(text.as_bytes(), &found)).unwrap()
     }
 
     #[test]

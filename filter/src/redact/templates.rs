@@ -9,7 +9,7 @@ use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use super::escape::{MAX_DEPTH, Unit, unit, units};
-use super::user_info::replaced;
+use super::replaced;
 use crate::config::ConfigError;
 use crate::route::Routes;
 

@@ -1,12 +1,11 @@
 //! User info: what stands before the `@` of a URL's authority (RFC 3986, section 3.2.1).
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use memchr::memchr2;
 
+use super::Place;
 use super::escape::units;
-use super::{Place, REDACTED};
 
 /// What an `@` would mean here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,22 +18,28 @@ enum Token {
     Other,
 }
 
-/// `text` with the user info of all URLs in it replaced, encoded ones too. Elsewhere than in a path, `user:password@host` at
+/// Where in `text` the user info of URLs is, in their order, encoded ones too. Elsewhere than in a path, `user:password@host` at
 /// the beginning of the text or of an element needs no `//` before it.
-pub(super) fn redact(text: &[u8], place: Place) -> Cow<'_, [u8]> {
+pub(super) fn find(text: &[u8], place: Place) -> Vec<Range<usize>> {
     if memchr2(b'@', b'%', text).is_none() {
-        return Cow::Borrowed(text);
+        return Vec::new();
     }
     let fresh = match place {
         Place::Path => Token::Other,
         Place::Text => Token::Bare { has_colon: false },
     };
     let (mut token, mut token_at) = (fresh, 0);
-    let mut slash: Option<u8> = None;
+    let (mut slash, mut before): (Option<u8>, u8) = (None, b' ');
     let mut found: Vec<Range<usize>> = Vec::new();
     for (at, unit) in units(text) {
         let next = at + unit.len;
-        let is_deeper = matches!(token, Token::Authority { depth } if unit.depth > depth);
+        // What is encoded within a password belongs to it, but not the slashes of a scheme.
+        let is_deeper = match token {
+            Token::Authority { depth } => unit.depth > depth,
+            Token::Bare { has_colon } => has_colon && unit.depth > 0 && (before != b':' || unit.byte != b'/'),
+            Token::Other => false,
+        };
+        before = unit.byte;
         match unit.byte {
             b'/' | b'\\' if is_deeper => {}
             b'/' | b'\\' => {
@@ -60,35 +65,27 @@ pub(super) fn redact(text: &[u8], place: Place) -> Cow<'_, [u8]> {
                 }
             }
             b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ' if !is_deeper => (token, token_at) = (fresh, next),
-            b',' | b';' | b'=' | b'&' | b'(' if !matches!(token, Token::Authority { .. }) => {
+            // All of these may be in a password.
+            b',' | b';' | b'=' | b'&' | b'('
+                if matches!(token, Token::Bare { has_colon: false } | Token::Other) =>
+            {
                 (token, token_at) = (fresh, next);
             }
             _ => {}
         }
         slash = None;
     }
-    if found.is_empty() {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(replaced(text, &found))
-}
-
-/// `text` with [`REDACTED`] in each of these places, which are in order.
-pub(super) fn replaced(text: &[u8], places: &[Range<usize>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut told_to = 0;
-    for place in places {
-        out.extend_from_slice(text.get(told_to..place.start).unwrap_or_default());
-        out.extend_from_slice(REDACTED.as_bytes());
-        told_to = place.end;
-    }
-    out.extend_from_slice(text.get(told_to..).unwrap_or_default());
-    out
+    found
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::replaced;
     use super::*;
+
+    fn redact(text: &[u8], place: Place) -> Vec<u8> {
+        replaced(text, &find(text, place))
+    }
 
     #[test]
     fn what_is_before_the_at_of_an_authority_is_replaced() {
@@ -111,6 +108,8 @@ mod tests {
             ("me@shop.example", "me@shop.example"),
             ("me:s3cret@shop, a@b", "REDACTED@shop, a@b"),
             ("me:s3cret%40shop", "REDACTED%40shop"),
+            ("me:s;=&3@,cret@shop", "REDACTED@shop"),
+            ("me:s%26%2F%20%5C3cret@shop", "REDACTED@shop"),
             ("to=me:s3cret@shop", "to=REDACTED@shop"),
         ] {
             assert_eq!(String::from_utf8_lossy(&redact(text.as_bytes(), Place::Text)), expected);
