@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot be set up has nothing to say")]
 
 use std::hint::black_box;
+use std::rc::Rc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
@@ -14,7 +15,9 @@ use offpath_collector::store::{Folder, intern_resource};
 use offpath_filter::capture::Plan;
 use offpath_filter::otlp::envelope::Envelope;
 use offpath_filter::record::Encoder;
+use offpath_filter::redact::Redactor;
 use offpath_filter::request::FinishedRequest;
+use offpath_filter::route::Routes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::resource::v1::Resource;
@@ -41,7 +44,8 @@ fn batch() -> Vec<u8> {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let mut request = FinishedRequest::read(&plan, &captured, NOW);
-    let mut encoder = Encoder::new(&config.logs, config.logs.max_record_bytes);
+    let redactor = Redactor::new(&config, &Rc::new(Routes::new(&config.routes).unwrap())).unwrap();
+    let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
     let envelope = Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0");
     let mut body = Vec::new();
     let open = envelope.begin(&mut body);

@@ -46,6 +46,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Path templates, in the user's order.
     pub routes: Vec<Route>,
+    /// What must not be told, besides the built-in lists.
+    pub redact: Redact,
     /// When a batch is sealed.
     pub batch: Batch,
     /// What sealed batches may occupy.
@@ -183,6 +185,17 @@ pub struct Route {
 
 /// The longest template: as long as any name in a series may be.
 pub const MAX_TEMPLATE_BYTES: usize = 256;
+
+/// `redact.*`: what must not be told, besides the built-in lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redact {
+    /// Names of query parameters whose values are secrets, decoded, in lower case.
+    pub query_params: Vec<String>,
+    /// Names of headers whose values are secrets, in lower case.
+    pub header_values: Vec<String>,
+    /// Names of the templates' parameters whose segments are secrets.
+    pub path_params: Vec<String>,
+}
 
 /// `batch.*`: a batch is sealed by whichever of the three comes first.
 #[derive(Debug, Clone, PartialEq)]

@@ -18,6 +18,7 @@ use crate::otlp::answer::Answer;
 use crate::otlp::envelope::Envelope;
 use crate::policy::{Policy, Verdict};
 use crate::record::Encoder;
+use crate::redact::Redactor;
 use crate::request::FinishedRequest;
 use crate::route::Routes;
 
@@ -72,7 +73,8 @@ impl Pipeline {
     /// A pipeline without data. `random` names this instance and spreads its exports over the interval.
     ///
     /// # Errors
-    /// When the resource leaves no room for a record in a batch, or the routes contradict each other.
+    /// When the resource leaves no room for a record in a batch, the routes contradict each other, or what is to be redacted
+    /// is in none of them.
     pub fn new(
         config: Config,
         node: &Node,
@@ -94,12 +96,14 @@ impl Pipeline {
         // Workers start in phase; the first export comes after half an interval up to a whole one.
         let first_export = interval / 2 + interval / 2 / 256 * u64::from(random[0]);
         let (seed, other_seed) = instance_id.as_u64_pair();
+        let routes = Rc::new(Routes::new(&config.routes)?);
+        let redactor = Redactor::new(&config, &routes)?;
         Ok(Self {
             plan: Rc::new(Plan::new(&config)),
-            routes: Rc::new(Routes::new(&config.routes)?),
+            routes,
             policy: Policy::new(&config.logs, &config.routes, other_seed),
             instance_id,
-            encoder: Encoder::new(&config.logs, max_record_bytes),
+            encoder: Encoder::new(&config.logs, redactor, max_record_bytes),
             batcher: Batcher::new(&config.batch),
             measurements: Measurements::new(&config.metrics, now_unix_nano),
             has_new_measurements: false,

@@ -11,11 +11,11 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use crate::capture::Field;
-use crate::config::{ClientAddress, Logs};
+use crate::config::Logs;
 use crate::otlp::attribute::{put_bool, put_f64, put_int, put_one_str_array, put_str, put_text};
 use crate::otlp::envelope::ITEM;
 use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
-use crate::redact;
+use crate::redact::Redactor;
 use crate::request::{FinishedRequest, Method};
 use budget::Budget;
 
@@ -66,36 +66,32 @@ impl Limits {
 #[derive(Debug)]
 pub struct Encoder {
     max_record_bytes: usize,
-    client_address: ClientAddress,
+    redactor: Redactor,
     request_headers: Vec<Header>,
     response_headers: Vec<Header>,
     limits: Limits,
-    scratch: Vec<u8>,
 }
 
 #[derive(Debug)]
 struct Header {
+    name: String,
     key: String,
-    is_credential: bool,
 }
 
 impl Encoder {
     /// For records of at most `max_record_bytes`, which may be less than the configuration allows but is 256 or more.
-    pub fn new(config: &Logs, max_record_bytes: usize) -> Self {
+    pub fn new(config: &Logs, redactor: Redactor, max_record_bytes: usize) -> Self {
         let headers = |side, names: &[String]| {
-            let header = |name: &String| Header {
-                key: format!("http.{side}.header.{name}"),
-                is_credential: redact::is_credential_header(name),
-            };
+            let header =
+                |name: &String| Header { name: name.clone(), key: format!("http.{side}.header.{name}") };
             names.iter().map(header).collect()
         };
         Self {
             max_record_bytes,
-            client_address: config.client_address,
+            redactor,
             request_headers: headers("request", &config.request_headers),
             response_headers: headers("response", &config.response_headers),
             limits: Limits::new(max_record_bytes),
-            scratch: Vec::new(),
         }
     }
 
@@ -105,7 +101,8 @@ impl Encoder {
         let budget = Budget::new(out.len(), self.max_record_bytes);
         let mut writer = RecordWriter { budget, limits: self.limits, out };
         let (path, query) = request.path_and_query();
-        let path = text_of(path, self.limits.path);
+        let path = self.redactor.path(path);
+        let path = text_of(&path, self.limits.path);
         writer.times_and_ids(request, now_unix_nano);
         writer.body(request, &path, self.max_record_bytes / 4);
         self.attributes(request, &path, query, &mut writer);
@@ -114,7 +111,7 @@ impl Encoder {
     }
 
     fn attributes(
-        &mut self,
+        &self,
         request: &FinishedRequest<'_>,
         path: &str,
         query: Option<&[u8]>,
@@ -159,25 +156,26 @@ impl Encoder {
         out.text("envoy.upstream.cluster", request.bytes(Field::Cluster), limits.text);
         out.text("envoy.upstream.address", request.bytes(Field::UpstreamAddress), limits.text);
         out.text("envoy.route.name", request.bytes(Field::RouteName), limits.text);
-        out.text("envoy.request.id", request.bytes(Field::RequestId), limits.text);
-        if let Some(address) =
-            redact::client_address(request.bytes(Field::ClientAddress), self.client_address)
-        {
+        let redactor = &self.redactor;
+        out.text("envoy.request.id", &redactor.request_id(request.bytes(Field::RequestId)), limits.text);
+        if let Some(address) = redactor.client_address(request.bytes(Field::ClientAddress)) {
             out.str_within("client.address", &address, limits.text);
         }
-        out.server(request.bytes(Field::Host));
+        out.server(&redactor.host(request.bytes(Field::Host)));
         if request.method == Method::Other {
-            out.text("http.request.method_original", request.bytes(Field::Method), limits.text);
+            let method = redactor.text(request.bytes(Field::Method));
+            out.text("http.request.method_original", &method, limits.text);
         }
         if let Some(query) = query.filter(|query| !query.is_empty()) {
-            out.text("url.query", &redact::query(query), limits.query);
+            out.text("url.query", &redactor.text(query), limits.query);
         }
-        out.text("user_agent.original", request.bytes(Field::UserAgent), limits.user_agent);
+        let user_agent = redactor.user_agent(request.bytes(Field::UserAgent));
+        out.text("user_agent.original", &user_agent, limits.user_agent);
         for (index, header) in self.request_headers.iter().enumerate() {
-            out.header(header, request.request_header(index), &mut self.scratch);
+            out.header(header, &redactor.value(&header.name, request.request_header(index)));
         }
         for (index, header) in self.response_headers.iter().enumerate() {
-            out.header(header, request.response_header(index), &mut self.scratch);
+            out.header(header, &redactor.value(&header.name, request.response_header(index)));
         }
     }
 }
@@ -264,18 +262,13 @@ impl RecordWriter<'_> {
         }
     }
 
-    fn header(&mut self, header: &Header, value: &[u8], scratch: &mut Vec<u8>) {
+    /// A value of which everything may be told.
+    fn header(&mut self, header: &Header, value: &[u8]) {
         if value.is_empty() {
             return;
         }
-        scratch.clear();
-        if header.is_credential {
-            scratch.extend_from_slice(redact::REDACTED.as_bytes());
-        } else {
-            redact::header_value(value, scratch);
-        }
         let max_len = self.limits.header;
-        let text = text_of(scratch, max_len);
+        let text = text_of(value, max_len);
         if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_len) {
             put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
         }
@@ -302,9 +295,8 @@ impl RecordWriter<'_> {
         self.str("envoy.response.flags", &names);
     }
 
-    /// `host`, `host:port`, `[ip6]`, `[ip6]:port`; user info before a `@` is nobody's business.
+    /// `host`, `host:port`, `[ip6]`, `[ip6]:port`.
     fn server(&mut self, authority: &[u8]) {
-        let authority = authority.rsplit(|&byte| byte == b'@').next().unwrap_or_default();
         let port_at = authority.iter().rposition(|&byte| byte == b':').filter(|&at| {
             let digits = authority.get(at + 1..).unwrap_or_default();
             !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)

@@ -8,6 +8,8 @@
 //! text around it before one without.
 //! Paths are compared as they are on the wire: nothing is percent-decoded, and a slash at the end counts.
 
+use std::ops::Range;
+
 use matchit::{InsertError, Router};
 
 use crate::config::{self, ConfigError};
@@ -60,6 +62,27 @@ impl Routes {
         let path = String::from_utf8_lossy(path);
         let index = self.routers.iter().find_map(|(_, router)| Some(*router.at(&path).ok()?.value))?;
         self.get(index)
+    }
+
+    /// The parameters of the template that `path` matches, each with the part of the path that it stands for, in their order.
+    pub fn parameters<'r>(&'r self, path: &str) -> Vec<(&'r str, Range<usize>)> {
+        let found = self.routers.iter().find_map(|(_, router)| router.at(path).ok());
+        let Some(found) = found else { return Vec::new() };
+        let place = |(name, value): (&'r str, &str)| {
+            // The values are parts of `path`: how far they are from its begin is where they are.
+            let begin = value.as_ptr().addr().saturating_sub(path.as_ptr().addr());
+            (name, begin..begin + value.len())
+        };
+        found.params.iter().map(place).collect()
+    }
+
+    /// Whether a template has a parameter of that name.
+    pub fn have_parameter(&self, name: &str) -> bool {
+        self.templates.iter().any(|template| {
+            let text = template.replace("{{", "").replace("}}", "");
+            let mut parameters = text.split('{').skip(1).filter_map(|rest| rest.split_once('}'));
+            parameters.any(|(known, _)| known.strip_prefix('*').unwrap_or(known) == name)
+        })
     }
 
     /// The template in that place of the list.

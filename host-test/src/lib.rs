@@ -20,7 +20,7 @@
 //! The modules, from the outside in: [`proxy`] owns the machines and time, [`request`] and [`stream_info`] say what a
 //! request was, [`cluster`] holds the calls out, `vm` is one wasm machine with its contexts, `attributes` and
 //! `expressions` read a request the two ways in which Envoy lets a plugin read it, and [`abi`] is the only part that
-//! touches guest memory. What the plugin does not use is not emulated: using it is an error that names it.
+//! touches guest memory. [`secrets`] is what the plugin must not tell. What the plugin does not use is not emulated: using it is an error that names it.
 
 pub mod proxy;
 pub mod request;
@@ -36,6 +36,8 @@ pub(crate) mod attributes;
 pub(crate) mod expressions;
 
 pub mod abi;
+
+pub mod secrets;
 
 pub use abi::{PluginModule, Status};
 pub use cluster::{Answer, Call, Cluster};

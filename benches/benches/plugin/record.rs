@@ -1,6 +1,7 @@
 //! Records: reading what was captured, encoding, sealing batches, the whole way, and the configuration before it.
 
 use std::hint::black_box;
+use std::rc::Rc;
 
 use criterion::{Criterion, Throughput};
 use offpath_benches::{config, host_answers, ordinary_request, take_answers};
@@ -11,7 +12,9 @@ use offpath_filter::otlp::answer::Answer;
 use offpath_filter::otlp::envelope::Envelope;
 use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
+use offpath_filter::redact::Redactor;
 use offpath_filter::request::FinishedRequest;
+use offpath_filter::route::Routes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use prost::Message;
 
@@ -46,7 +49,8 @@ fn encode(criterion: &mut Criterion) {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let request = FinishedRequest::read(&plan, &captured, NOW);
-    let mut encoder = Encoder::new(&config.logs, config.logs.max_record_bytes);
+    let redactor = Redactor::new(&config, &Rc::new(Routes::new(&config.routes).unwrap())).unwrap();
+    let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
 
     let mut body = Vec::new();
     let envelope = Envelope::new(std::iter::empty(), "offpath", "0");

@@ -5,6 +5,7 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use offpath_benches::{Durations, config, host_answers, ordinary_request, take_answers};
 use offpath_filter::batch::Batcher;
@@ -15,6 +16,7 @@ use offpath_filter::otlp::answer::Answer;
 use offpath_filter::otlp::envelope::Envelope;
 use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
+use offpath_filter::redact::Redactor;
 use offpath_filter::request::FinishedRequest;
 use offpath_filter::route::Routes;
 
@@ -108,7 +110,8 @@ fn record_encode(times: u32) -> Outcome {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let request = FinishedRequest::read(&plan, &captured, NOW);
-    let mut encoder = Encoder::new(&config.logs, config.logs.max_record_bytes);
+    let redactor = Redactor::new(&config, &Rc::new(Routes::new(&config.routes)?))?;
+    let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
     let mut out = Vec::new();
     for _ in 0..times {
         out.clear();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::section::Section;
 use super::{
     Batch, ClientAddress, Collector, Config, ConfigError, Histograms, Logs, MAX_TEMPLATE_BYTES, Metrics,
-    Queue, Retry, Route, SampleBy, SeriesAttributes, Temporality, WhenFull,
+    Queue, Redact, Retry, Route, SampleBy, SeriesAttributes, Temporality, WhenFull,
 };
+use crate::redact::MAX_PARAM_NAME_BYTES;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -20,11 +21,12 @@ pub(super) fn config(mut root: Section<'_>) -> Result<Config, ConfigError> {
     let logs = logs(root.section("logs")?)?;
     let metrics = metrics(root.section("metrics")?)?;
     let routes = routes(&mut root)?;
+    let redact = redact(root.section("redact")?)?;
     let batch = batch(root.section("batch")?, logs.max_record_bytes)?;
     let queue = queue(root.section("queue")?, batch.max_bytes)?;
     let retry = retry(root.section("retry")?)?;
     root.finish()?;
-    Ok(Config { collector, resource, logs, metrics, routes, batch, queue, retry })
+    Ok(Config { collector, resource, logs, metrics, routes, redact, batch, queue, retry })
 }
 
 fn collector(mut section: Section<'_>) -> Result<Collector, ConfigError> {
@@ -207,6 +209,34 @@ fn routes(root: &mut Section<'_>) -> Result<Vec<Route>, ConfigError> {
             Ok(route)
         })
         .collect()
+}
+
+fn redact(mut section: Section<'_>) -> Result<Redact, ConfigError> {
+    const MAX_NAMES: usize = 256;
+    const PARAM: &str = "a query parameter's name as it is when decoded: 1 to 64 bytes, no blanks and none of `&=;,?#%+/\\<>(){}`";
+    // Where one of these stands, the name that is compared begins or ends.
+    let is_param = |name: &str| {
+        (1..=MAX_PARAM_NAME_BYTES).contains(&name.len())
+            && !name.bytes().any(|byte| byte <= b' ' || b"&=;,?#%+/\\<>(){}\x7f".contains(&byte))
+    };
+    let lower = |names: Vec<&str>| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    let redact = Redact {
+        query_params: lower(section.texts("query_params", MAX_NAMES, PARAM, is_param)?),
+        header_values: lower(section.texts(
+            "header_values",
+            MAX_NAMES,
+            "a header name, of which `traceparent` is none: its ids are what the record is found by",
+            |name| name.len() <= 256 && is_token(name) && !name.eq_ignore_ascii_case("traceparent"),
+        )?),
+        // Which of them are in `routes` is for `crate::redact` to see.
+        path_params: section
+            .texts("path_params", MAX_NAMES, "the name of a parameter in `routes`", |name| !name.is_empty())?
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
+    };
+    section.finish()?;
+    Ok(redact)
 }
 
 fn batch(mut section: Section<'_>, max_record_bytes: usize) -> Result<Batch, ConfigError> {

@@ -60,6 +60,10 @@ fn everything_but_the_cluster_has_a_default() {
     );
     assert!(config.routes.is_empty());
     assert_eq!(
+        config.redact,
+        Redact { query_params: Vec::new(), header_values: Vec::new(), path_params: Vec::new() }
+    );
+    assert_eq!(
         config.batch,
         Batch { max_records: 512, max_bytes: 262_144, max_delay: Duration::from_secs(1) }
     );
@@ -88,6 +92,7 @@ fn every_key_is_read() {
                         "attributes": [], "max_series": 1, "max_buckets": 640, "exemplars": false},
             "routes": ["/orders/{id}", {"template": "/health", "sample_ratio": 0, "keep_slower_than": "1h"},
                        {"template": "/pay"}],
+            "redact": {"query_params": ["PIN", "na\u00efve"], "header_values": ["X-Session"], "path_params": ["id"]},
             "batch": {"max_records": 1, "max_bytes": 512, "max_delay": "10ms"},
             "queue": {"max_bytes": 1024, "when_full": "spill"},
             "retry": {"initial_backoff": "1m", "max_backoff": "10ms", "max_elapsed": "0s"}
@@ -118,6 +123,14 @@ fn every_key_is_read() {
     assert_eq!(config.metrics.histograms, Histograms { duration: false, upstream: true, proxy: true });
     assert_eq!(config.metrics.temporality, Temporality::Delta);
     assert!(!config.metrics.exemplars);
+    assert_eq!(
+        config.redact,
+        Redact {
+            query_params: vec!["pin".into(), "naïve".into()],
+            header_values: vec!["x-session".into()],
+            path_params: vec!["id".into()],
+        }
+    );
     assert_eq!(config.resource.len(), 2);
     assert_eq!(config.queue, Queue { max_bytes: 1024, when_full: WhenFull::Spill });
     assert_eq!(
@@ -140,13 +153,37 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (r#"{"collector":"otlp"}"#, &["`collector`", "an object"]),
         (
             &with(r#""colector":{}"#),
-            &["`colector`", "unknown key", "collector, resource, logs, metrics, routes, batch, queue, retry"],
+            &[
+                "`colector`",
+                "unknown key",
+                "collector, resource, logs, metrics, routes, redact, batch, queue, retry",
+            ],
         ),
         (&with(r#""logs":{"enable":true}"#), &["`logs.enable`", "unknown key", "enabled"]),
         (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
         // Keys of behaviour that does not exist yet are unknown.
         (&with(r#""logs":{"attributes":{}}"#), &["`logs.attributes`", "unknown key"]),
-        (&with(r#""redact":{}"#), &["`redact`", "unknown key"]),
+        (
+            &with(r#""redact":{"cookies":[]}"#),
+            &["`redact.cookies`", "query_params, header_values, path_params"],
+        ),
+        (&with(r#""redact":{"query_params":"pin"}"#), &["`redact.query_params`", "an array of at most 256"]),
+        (
+            &with(r#""redact":{"query_params":["ok","a%20b"]}"#),
+            &["`redact.query_params[1]`", "`\"a%20b\"`", "decoded"],
+        ),
+        (&with(r#""redact":{"query_params":["a b"]}"#), &["`redact.query_params[0]`", "no blanks"]),
+        (&with(r#""redact":{"query_params":[""]}"#), &["`redact.query_params[0]`", "1 to 64 bytes"]),
+        (&with(r#""redact":{"header_values":["x:y"]}"#), &["`redact.header_values[0]`", "a header name"]),
+        (
+            &with(r#""redact":{"header_values":["Traceparent"]}"#),
+            &["`redact.header_values[0]`", "`traceparent` is none"],
+        ),
+        (
+            &with(r#""redact":{"path_params":[7]}"#),
+            &["`redact.path_params[0]`", "`7`", "a parameter in `routes`"],
+        ),
+        (&with(r#""redact":{"path_params":[""]}"#), &["`redact.path_params[0]`", "a parameter in `routes`"]),
         (r#"{"collector":{"cluster":"c","authority":"a\nb"}}"#, &["`collector.authority`", "header value"]),
         (
             r#"{"collector":{"cluster":"c","path_prefix":"otlp"}}"#,
@@ -316,6 +353,17 @@ fn limits_on_counts_are_exact() {
     let template = |len: usize| parse(&with(&format!(r#""routes":["/{}"]"#, "x".repeat(len - 1))));
     assert!(template(256).is_ok());
     assert!(template(257).unwrap_err().contains("at most 256"));
+    for key in ["query_params", "header_values", "path_params"] {
+        let names = |count: usize| {
+            let names: Vec<_> = (0..count).map(|n| format!(r#""n{n}""#)).collect();
+            parse(&with(&format!(r#""redact":{{"{key}":[{}]}}"#, names.join(","))))
+        };
+        assert!(names(256).is_ok());
+        assert!(names(257).unwrap_err().contains("at most 256"));
+    }
+    let param = |len: usize| parse(&with(&format!(r#""redact":{{"query_params":["{}"]}}"#, "x".repeat(len))));
+    assert!(param(64).is_ok());
+    assert!(param(65).unwrap_err().contains("1 to 64"));
     let resource = |count: usize| {
         let entries: Vec<_> = (0..count).map(|n| format!(r#""k{n}":"v""#)).collect();
         parse(&with(&format!(r#""resource":{{{}}}"#, entries.join(","))))

@@ -1,9 +1,12 @@
 //! What a record says, what it never says, and how long it may be.
 
+use std::rc::Rc;
+
 use super::*;
 use crate::capture::Plan;
 use crate::config::Config;
 use crate::otlp::envelope::Envelope;
+use crate::route::Routes;
 use crate::testing::{Told, config};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -27,7 +30,8 @@ fn record_within(told: &Told, config: &Config, max_record_bytes: usize) -> (LogR
     let envelope = Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0");
     let mut body = Vec::new();
     let open = envelope.begin(&mut body);
-    Encoder::new(&config.logs, max_record_bytes).encode(&request, NOW, &mut body);
+    let redactor = Redactor::new(config, &Rc::new(Routes::new(&config.routes).unwrap())).unwrap();
+    Encoder::new(&config.logs, redactor, max_record_bytes).encode(&request, NOW, &mut body);
     open.end(&mut body);
     let mut decoded = ExportLogsServiceRequest::decode(body.as_slice()).unwrap();
     let scope_logs = &mut decoded.resource_logs[0].scope_logs[0];

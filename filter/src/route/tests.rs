@@ -104,6 +104,26 @@ fn a_match_names_its_place_in_the_list() {
 }
 
 #[test]
+fn parameters_are_told_with_their_places_in_the_path() {
+    let routes = routes(&["/{a}/b/{c}.pdf", "/x/{*rest}", "/y{{z}}/{id}"]).unwrap();
+    for (path, expected) in [
+        ("/ä/b/ö.pdf", &[("a", "ä"), ("c", "ö")][..]),
+        ("/x/y/z", &[("rest", "y/z")]),
+        ("/y{z}/7", &[("id", "7")]),
+        ("/y", &[]),
+    ] {
+        let found: Vec<_> =
+            routes.parameters(path).into_iter().map(|(name, place)| (name, &path[place])).collect();
+        assert_eq!(found, expected, "{path}");
+    }
+    for (name, is_there) in
+        [("a", true), ("c", true), ("rest", true), ("id", true), ("z", false), ("*rest", false), ("", false)]
+    {
+        assert_eq!(routes.have_parameter(name), is_there, "{name}");
+    }
+}
+
+#[test]
 fn templates_that_contradict_each_other_or_themselves_are_named() {
     let many = "/{p}".repeat(26);
     for (templates, words) in [

@@ -36,8 +36,8 @@ fn unknown_keys_are_refused_at_any_depth() {
         (json!({"batch": {"nonsense": 1}}), "`batch.nonsense`"),
         (json!({"queue": {"nonsense": 1}}), "`queue.nonsense`"),
         (json!({"retry": {"nonsense": 1}}), "`retry.nonsense`"),
+        (json!({"redact": {"nonsense": [SECRET]}}), "`redact.nonsense`"),
         // What later versions may know is unknown today.
-        (json!({"redact": {}}), "`redact`"),
         (json!({"logs": {"attributes": {}}}), "`logs.attributes`"),
     ];
     for (changes, path) in cases {
@@ -54,6 +54,9 @@ fn wrong_types_and_values_out_of_range_are_refused() {
         (json!({"collector": 7}), "`collector`"),
         (json!({"collector": {"cluster": 7}}), "`collector.cluster`"),
         (json!({"collector": {"cluster": ""}}), "`collector.cluster`"),
+        (json!({"redact": {"query_params": "pin"}}), "`redact.query_params`"),
+        (json!({"redact": {"header_values": ["no way"]}}), "`redact.header_values[0]`"),
+        (json!({"redact": {"path_params": ["of_no_route"]}}), "`redact.path_params[0]`"),
         (json!({"collector": {"cluster": "c".repeat(257)}}), "`collector.cluster`"),
         (json!({"collector": {"authority": ""}}), "`collector.authority`"),
         (json!({"collector": {"authority": "a\nb"}}), "`collector.authority`"),

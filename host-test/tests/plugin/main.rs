@@ -23,6 +23,7 @@ mod module;
 mod queue;
 mod reconfiguration;
 mod records;
+mod redaction;
 mod retry;
 mod routes;
 mod sampling;

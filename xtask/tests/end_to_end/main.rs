@@ -20,6 +20,7 @@ mod loss;
 mod otlp;
 mod otlp_decoder;
 mod proxy;
+mod redaction;
 mod sampling;
 mod storage;
 mod traces;

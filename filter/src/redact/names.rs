@@ -1,0 +1,202 @@
+//! What is secret by its name: the built-in lists, and what the configuration adds to them.
+
+use super::escape::units;
+
+/// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
+/// that clients use for tokens, passwords and sessions.
+const SECRET_QUERY_PARAMS: [&str; 47] = [
+    "access_key",
+    "access_token",
+    "api-key",
+    "api_key",
+    "api_token",
+    "apikey",
+    "assertion",
+    "auth",
+    "auth_token",
+    "authorization",
+    "awsaccesskeyid",
+    "bearer",
+    "client_assertion",
+    "client_secret",
+    "code",
+    "code_verifier",
+    "credentials",
+    "device_code",
+    "id_token",
+    "id_token_hint",
+    "jsessionid",
+    "jwt",
+    "key",
+    "oauth_signature",
+    "oauth_token",
+    "oauth_verifier",
+    "passphrase",
+    "passwd",
+    "password",
+    "phpsessid",
+    "private_token",
+    "pwd",
+    "refresh_token",
+    "samlresponse",
+    "secret",
+    "secret_key",
+    "session",
+    "sessionid",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+    "x-ms-signature",
+];
+
+/// Headers whose values are credentials, in lower case.
+const CREDENTIAL_HEADERS: [&str; 9] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "set-cookie",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-forwarded-client-cert",
+];
+
+/// The longest name of a query parameter, decoded.
+pub const MAX_PARAM_NAME_BYTES: usize = 64;
+
+/// Of a longer name its end is looked at.
+const MAX_ENCODED_BYTES: usize = 512;
+
+/// Names of query parameters, compared as a server would read them.
+#[derive(Debug)]
+pub(super) struct ParamNames {
+    /// By their first byte, of which only these bits count, so that case does not.
+    by_initial: [Bucket; 32],
+}
+
+/// Names with the same initial. Nearly every other name is told from them by its length alone.
+#[derive(Debug, Default)]
+struct Bucket {
+    /// Bit `n` is for names of `n` bytes; the last one is for all longer ones too.
+    lengths: u64,
+    names: Vec<String>,
+}
+
+impl ParamNames {
+    /// The built-in list and `added`.
+    pub(super) fn new(added: &[String]) -> Self {
+        let mut by_initial: [Bucket; 32] = Default::default();
+        for name in SECRET_QUERY_PARAMS.iter().copied().chain(added.iter().map(String::as_str)) {
+            if let Some(bucket) = by_initial.get_mut(initial(name.as_bytes())) {
+                bucket.lengths |= 1 << name.len().min(63);
+                bucket.names.push(name.to_owned());
+            }
+        }
+        Self { by_initial }
+    }
+
+    /// Whether the value of a parameter with this name, as it is on the wire, is a secret: the name is decoded up to three
+    /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too.
+    pub(super) fn are_secret(&self, name: &[u8]) -> bool {
+        if name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+            return self.contain(name);
+        }
+        let end = name.get(name.len().saturating_sub(MAX_ENCODED_BYTES)..).unwrap_or(name);
+        let mut decoded = [0; MAX_ENCODED_BYTES];
+        let mut len = 0;
+        for (place, (_, unit)) in decoded.iter_mut().zip(units(end)) {
+            *place = unit.byte;
+            len += 1;
+        }
+        let decoded = decoded.get(..len).unwrap_or_default();
+        let is_blank = |byte: &u8| matches!(byte, b'+' | ..=b' ');
+        decoded.split(is_blank).any(|word| {
+            self.contain(word) || word.split(|byte| b"[].:\"'".contains(byte)).any(|part| self.contain(part))
+        })
+    }
+
+    fn contain(&self, name: &[u8]) -> bool {
+        self.by_initial.get(initial(name)).is_some_and(|bucket| {
+            bucket.lengths >> name.len().min(63) & 1 == 1
+                && bucket.names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+        })
+    }
+}
+
+fn initial(name: &[u8]) -> usize {
+    name.first().map_or(0, |byte| usize::from(byte & 0x1f))
+}
+
+/// Names of headers that are told as [`super::REDACTED`] only: the built-in list and `added`, in lower case, sorted.
+pub(super) fn secret_headers(added: &[String]) -> Vec<String> {
+    let mut names: Vec<String> =
+        CREDENTIAL_HEADERS.iter().map(|name| (*name).to_owned()).chain(added.iter().cloned()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lists_are_in_lower_case() {
+        for name in SECRET_QUERY_PARAMS.iter().chain(&CREDENTIAL_HEADERS) {
+            assert_eq!(*name, name.to_lowercase());
+            assert!(name.len() <= MAX_PARAM_NAME_BYTES, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_as_a_server_would_read_them() {
+        let longest = "x".repeat(MAX_PARAM_NAME_BYTES);
+        let names = ParamNames::new(&["app.pin".to_owned(), "naïve".to_owned(), longest.clone()]);
+        for secret in [
+            "token",
+            "ToKeN",
+            "%74oken",
+            "%2574oken",
+            "%252574oken",
+            "%54%4F%4b%45%4e",
+            "user[token]",
+            "token[]",
+            "user%5Btoken%5d",
+            "user.token",
+            "+token",
+            "token%20",
+            "%2Btoken",
+            "%22token%22",
+            "x:token",
+            "app.pin",
+            "APP%2Epin",
+            "na%C3%AFve",
+            &longest,
+            &longest.to_uppercase(),
+        ] {
+            assert!(names.are_secret(secret.as_bytes()), "{secret}");
+        }
+        for told in [
+            "",
+            "tokens",
+            "my_token",
+            "toke",
+            "%25252574oken",
+            "%",
+            "%zz",
+            "pin",
+            "app",
+            &format!("{longest}x"),
+        ] {
+            assert!(!names.are_secret(told.as_bytes()), "{told}");
+        }
+        let buried = format!("{}[token]", "%25".repeat(1000));
+        assert!(names.are_secret(buried.as_bytes()), "of a long name its end is looked at");
+    }
+}
