@@ -38,6 +38,14 @@ pub(crate) async fn metrics(calls: &[Call], folder: &Path) -> Vec<Value> {
     metrics
 }
 
+/// The spans of all calls.
+pub(crate) async fn spans(calls: &[Call], folder: &Path) -> Vec<Value> {
+    let requests = decode("traces", calls, folder).await;
+    let resources = requests.iter().flat_map(|request| list(request, "resourceSpans"));
+    let scopes = resources.flat_map(|resource| list(resource, "scopeSpans"));
+    scopes.flat_map(|scope| list(scope, "spans")).cloned().collect()
+}
+
 /// The attributes of a resource, a record or a point, by name, in protobuf's JSON mapping: `{"intValue": "200"}`.
 pub(crate) fn attributes(of: &Value) -> serde_json::Map<String, Value> {
     list(of, "attributes")

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use xtask::harness::{
     bootstrap::{HTTP_CONNECTION_MANAGER, Mode},
     collector::{Collector, LogRecord, Span},
-    load, wait,
+    load,
+    receiver::{Call, Receiver},
+    wait,
 };
 
+use crate::otlp_decoder::{list, log_records, metrics, spans};
 use crate::proxy::{ENVOY_1_40, EVERYWHERE, Proxy, collector, folder, tracing_bootstrap};
 
 const CLIENT_SPAN: &str = "b7ad6b7169203331";
@@ -74,7 +77,7 @@ async fn records(
     records.into_iter().map(|record| (text(&record.attributes["url.path"]).to_owned(), record)).collect()
 }
 
-fn text(value: &serde_json::Value) -> &str {
+fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
@@ -160,4 +163,50 @@ async fn what_envoy_answers_without_an_upstream_has_the_ids_that_came_with_the_r
     assert_eq!(begun_at_the_client.span_id.as_deref(), Some(CLIENT_SPAN));
     assert_eq!(span(&collector, begun_at_the_client).await.parent_span_id, CLIENT_SPAN);
     assert_eq!(records["/forbidden-and-begun-here"].trace_id.as_deref(), Some(""));
+}
+
+/// The trace and span ids of a record, an exemplar or a span.
+fn ids(of: &Value) -> (String, String) {
+    (text(&of["traceId"]).to_owned(), text(&of["spanId"]).to_owned())
+}
+
+/// Of all that was sent: the ids of the records, of the exemplars, and of the spans.
+async fn sent_ids(calls: &[Call], proxy: &Proxy) -> [Vec<(String, String)>; 3] {
+    let folder = proxy.folder();
+    let records = log_records(calls, folder).await.iter().map(|record| ids(&record["record"])).collect();
+    let metrics = metrics(calls, folder).await;
+    let points =
+        metrics.iter().flat_map(|metric| list(&metric["metric"]["exponentialHistogram"], "dataPoints"));
+    let exemplars = points.flat_map(|point| list(point, "exemplars")).map(ids).collect();
+    [records, exemplars, spans(calls, folder).await.iter().map(ids).collect()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requests_record_exemplar_and_span_share_ids() {
+    for (release, mode) in EVERYWHERE {
+        for traceparent in [None, Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")] {
+            let receiver = Receiver::start().await.unwrap();
+            let quick = [("metrics.interval", json!("1s")), ("batch.max_delay", json!("100ms"))];
+            let bootstrap = tracing_bootstrap(release, mode, &quick).await;
+            let proxy = Proxy::start(release, bootstrap, receiver.address()).await;
+            load::keep_alive(proxy.address(), 1, 1, move |_| {
+                let mut request = load::get("/orders/7")?;
+                if let Some(traceparent) = traceparent {
+                    request.headers_mut().insert("traceparent", traceparent.parse()?);
+                }
+                Ok(request)
+            })
+            .await
+            .unwrap();
+            let [records, exemplars, spans] = wait::until("all three have been sent", async || {
+                let sent = sent_ids(&receiver.calls(), &proxy).await;
+                Ok(sent.iter().all(|ids| !ids.is_empty()).then_some(sent))
+            })
+            .await
+            .unwrap();
+            assert_eq!(records.len(), 1);
+            assert_eq!(records, exemplars, "{release:?} {mode:?}");
+            assert_eq!(records, spans, "{release:?} {mode:?}");
+        }
+    }
 }

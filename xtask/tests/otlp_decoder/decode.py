@@ -1,6 +1,6 @@
 """Reads OTLP export requests with the OpenTelemetry project's own classes, and prints them as JSON.
 
-Arguments: triples of signal (logs, metrics), content encoding (identity, gzip), and the file with the body.
+Arguments: triples of signal (logs, metrics, traces), content encoding (identity, gzip), and the file with the body.
 Strict: what is not protobuf, not UTF-8 where it has to be, or holds a field that the schema does not know ends this with
 an error. Trace and span ids are printed in hexadecimal; all else as protobuf's JSON mapping has it.
 """
@@ -14,8 +14,13 @@ from google.protobuf import json_format, unknown_fields
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-REQUESTS = {"logs": ExportLogsServiceRequest, "metrics": ExportMetricsServiceRequest}
+REQUESTS = {
+    "logs": ExportLogsServiceRequest,
+    "metrics": ExportMetricsServiceRequest,
+    "traces": ExportTraceServiceRequest,
+}
 ENCODINGS = {"identity": lambda body: body, "gzip": gzip.decompress}
 
 
