@@ -164,12 +164,12 @@ fn may_hold_secrets(text: &[u8]) -> bool {
         // The high bit of a byte that is zero, and perhaps of one above it.
         let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
         let of = |sign: u8| zeros(word ^ (ONES * u64::from(sign)));
-        (of(b'=') | of(b'@') | of(b'%')) & (ONES << 7) != 0
+        (of(b'=') | of(b'@') | of(b'%') | of(b'"')) & (ONES << 7) != 0
     };
     let (words, rest) = text.as_chunks::<8>();
     let is_in_rest = match text.last_chunk() {
         Some(last) => has_sign(*last),
-        None => rest.iter().any(|byte| b"=@%".contains(byte)),
+        None => rest.iter().any(|byte| b"=@%\"".contains(byte)),
     };
     is_in_rest || words.iter().any(|word| has_sign(*word))
 }

@@ -12,12 +12,24 @@ use super::{MAX_MESSAGE_BYTES, decode, wire};
 /// The sums that are stored: what the plugin counts as dropped.
 pub const METRICS: [&str; 2] = ["offpath.records.dropped", "offpath.metric_points.dropped"];
 
+/// Why the plugin drops: whatever else a sender makes up takes no row.
+pub const REASONS: [&str; 8] = [
+    "queue_full",
+    "spilled",
+    "rejected",
+    "expired",
+    "oversized",
+    "rate_limited",
+    "shutdown",
+    "vm_lost",
+];
+
 /// How much was dropped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     /// One of [`METRICS`].
     pub metric: String,
-    /// The attribute `reason`; empty when there is none.
+    /// The attribute `reason`: one of [`REASONS`].
     pub reason: String,
     /// Whether `count` is all of it or what came since the last point.
     pub temporality: Temporality,
@@ -64,11 +76,14 @@ impl Dropped {
         if time_unix_nano == 0 {
             return Err("time_unix_nano is missing".to_owned());
         }
-        let reason =
-            attributes(&point.attributes).get("reason").and_then(|reason| reason.as_str().map(str::to_owned));
+        let attributes = attributes(&point.attributes);
+        let reason = attributes.get("reason").and_then(|reason| reason.as_str()).unwrap_or_default();
+        if !REASONS.contains(&reason) {
+            return Err(format!("its reason is none of {}", REASONS.join(", ")));
+        }
         Ok(Self {
             metric: metric.to_owned(),
-            reason: reason.unwrap_or_default(),
+            reason: reason.to_owned(),
             temporality: temporality.ok_or("its aggregation temporality is unspecified")?,
             time_unix_nano,
             count,

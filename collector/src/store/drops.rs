@@ -1,7 +1,6 @@
 //! What senders say that they have dropped.
 //!
-//! In: checked points of the plugin's own counters, with the sender's name (the resource's `service.instance.id`, which
-//! its batches are named by). Out: how much each sender has dropped up to its last export, by metric and reason: a
+//! In: checked points of the plugin's own counters, with the sender's name, by which its batches are named. Out: how much each sender has dropped up to its last export, by metric and reason: a
 //! cumulative point replaces what is older, a delta is added. Only of senders that number their batches, and as long as those
 //! are known: so there are no more of them than that.
 

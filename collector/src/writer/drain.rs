@@ -65,8 +65,7 @@ impl Writer {
 /// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
 fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let mut change = if is_new(connection, batch, now)? {
-        if let Some(batch_id) =
-            batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
+        if let Some(batch_id) = batch_id(batch)
             && let Some((sender, sequence)) = batch_id.sequence()
         {
             senders::note(connection, sender, sequence, now)?;
@@ -80,6 +79,10 @@ fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Res
     accounting::add(connection, batch.signal, change)?;
     inbox::remove(connection, id)?;
     Ok(change)
+}
+
+fn batch_id(batch: &Batch) -> Option<BatchId> {
+    batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
 }
 
 /// Claims the batch's id. Without one, every batch is new.
@@ -128,6 +131,9 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         connection,
         batch,
         now,
+        sender: batch_id(batch)
+            .and_then(|batch_id| Some(batch_id.sequence()?.0.to_owned()))
+            .unwrap_or_default(),
         resource: Resource::default(),
         scope: InstrumentationScope::default(),
         origin: Origin::default(),
@@ -168,6 +174,8 @@ struct Rows<'a> {
     connection: &'a Connection,
     batch: &'a Batch,
     now: i64,
+    /// Empty when the batch has no number.
+    sender: String,
     resource: Resource,
     scope: InstrumentationScope,
     origin: Origin,
@@ -270,9 +278,8 @@ impl metrics::Visitor for Rows<'_> {
     }
 
     fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
-        let attributes = attributes(&self.resource.attributes);
-        let sender = store::logs::text(&attributes, "service.instance.id").unwrap_or_default();
-        let outcome = store::drops::note(self.connection, sender, &dropped);
+        // By the batch's own name, which nobody else's drops can be told under.
+        let outcome = store::drops::note(self.connection, &self.sender, &dropped);
         self.settle_point(outcome, || {
             let sum = otlp::Sum {
                 data_points: vec![otlp],

@@ -1,3 +1,5 @@
+//! Records of other loggers as they really look, and what is read of them.
+
 use opentelemetry_proto::tonic::common::v1::{KeyValue, KeyValueList};
 
 use super::*;
