@@ -1,5 +1,6 @@
 //! Compiles the configuration into what is asked of the host for each request.
 
+use super::attribute::{self, AttributeValue, Form, NotAnAttribute};
 use super::field::{FIELDS, Field, Use};
 use super::stage::{Value, are_headers_worth_it};
 use super::{Captured, Stage};
@@ -15,7 +16,12 @@ pub struct Plan {
     field_slots: [Option<u8>; FIELDS.len()],
     request_header_slots: Vec<u8>,
     response_header_slots: Vec<u8>,
+    attributes: Vec<(u8, Form)>,
 }
+
+/// More request headers that users have named as attributes than this are not looked for in the header map, which has
+/// places for 64: the plugin's own fields and `logs.request_headers` take up to 41.
+const MAX_HEADER_ATTRIBUTES: usize = 23;
 
 /// Something that is wanted of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,7 @@ enum Wanted {
     /// By their place in the configuration's list.
     RequestHeader(usize),
     ResponseHeader(usize),
+    Attribute(usize, Form),
 }
 
 impl Plan {
@@ -34,7 +41,7 @@ impl Plan {
         let (mut first, mut rest): (Vec<_>, Vec<_>) = wanted(config).partition(|(wanted, _)| match wanted {
             _ if !chooses => true,
             Wanted::Field(field) => is_for_series(*field, config) || is_for_decision(*field, config),
-            Wanted::RequestHeader(_) | Wanted::ResponseHeader(_) => false,
+            Wanted::RequestHeader(_) | Wanted::ResponseHeader(_) | Wanted::Attribute(..) => false,
         });
         let in_headers =
             |part: &[(Wanted, Value)]| part.iter().filter(|(_, value)| value.is_in_headers()).count();
@@ -60,6 +67,7 @@ impl Plan {
             field_slots: [None; FIELDS.len()],
             request_header_slots: vec![0; config.logs.request_headers.len()],
             response_header_slots: vec![0; config.logs.response_headers.len()],
+            attributes: vec![(0, Form::Text); config.logs.attributes.len()],
         };
         for (slot, (wanted, _)) in (0..).zip(first.iter().chain(&rest)) {
             plan.set_slot(*wanted, slot);
@@ -103,11 +111,35 @@ impl Plan {
         self.response_header_slots.get(index).map(|&slot| captured.slot(slot.into())).unwrap_or_default()
     }
 
+    /// The value of the `index`th attribute that the user has named; `None` when the request lacks it.
+    ///
+    /// # Errors
+    /// When it is no value that an attribute can have.
+    pub fn attribute<'c>(
+        &self,
+        captured: &'c Captured,
+        index: usize,
+    ) -> Result<Option<AttributeValue<'c>>, NotAnAttribute> {
+        let Some((slot, form)) = self.attributes.get(index) else { return Ok(None) };
+        attribute::read(captured.slot(usize::from(*slot)), *form)
+    }
+
+    /// How many attributes the user has named.
+    pub fn attributes(&self) -> usize {
+        self.attributes.len()
+    }
+
     fn set_slot(&mut self, wanted: Wanted, slot: u8) {
         let place = match wanted {
             Wanted::Field(field) => {
                 if let Some(place) = self.field_slots.get_mut(field as usize) {
                     *place = Some(slot);
+                }
+                return;
+            }
+            Wanted::Attribute(index, form) => {
+                if let Some(place) = self.attributes.get_mut(index) {
+                    *place = (slot, form);
                 }
                 return;
             }
@@ -122,11 +154,15 @@ impl Plan {
 
 const GRPC_STATUS: Wanted = Wanted::Field(Field::GrpcStatus);
 
-/// Headers, then others in the order in which they are, and behind all that tells whether there is one the gRPC status.
+/// Headers, then others in the order in which they are, then what users want evaluated, and behind all that tells whether
+/// there is one the gRPC status.
 fn put_in_order(part: &mut Vec<(Wanted, Value)>) {
     let grpc_status: Vec<_> = part.extract_if(.., |(wanted, _)| *wanted == GRPC_STATUS).collect();
     let others: Vec<_> = part.extract_if(.., |(_, value)| !value.is_in_headers()).collect();
+    let (named, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(_, value)| value.named().is_some());
     part.extend(others);
+    part.extend(named);
     part.extend(grpc_status);
 }
 
@@ -143,9 +179,14 @@ fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
     let logs = Some(&config.logs).filter(|logs| logs.enabled);
     let request = logs.into_iter().flat_map(|logs| logs.request_headers.iter().enumerate());
     let response = logs.into_iter().flat_map(|logs| logs.response_headers.iter().enumerate());
+    let attributes = logs.into_iter().flat_map(|logs| logs.attributes.iter().enumerate());
     fields
         .chain(request.map(|(index, name)| (Wanted::RequestHeader(index), Value::request_header(name))))
         .chain(response.map(|(index, name)| (Wanted::ResponseHeader(index), Value::response_header(name))))
+        .chain(attributes.map(|(index, named)| {
+            let (value, form) = attribute::wanted(named, index >= MAX_HEADER_ATTRIBUTES);
+            (Wanted::Attribute(index, form), value)
+        }))
 }
 
 fn stage(part: &[(Wanted, Value)], in_headers: usize, content_type_slot: Option<usize>) -> Stage {
@@ -199,6 +240,7 @@ fn is_for_decision(field: Field, config: &Config) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Told;
 
     fn plan(json: &str) -> Plan {
         Plan::new(&Config::parse(json.as_bytes()).unwrap())
@@ -253,6 +295,31 @@ mod tests {
             let plan = plan(&format!(r#"{{"collector":{{"cluster":"c"}},{sections}}}"#));
             let headers = |stage: &Stage| stage.headers().len();
             assert_eq!((headers(plan.first()), headers(plan.rest())), (first, rest), "{sections}");
+        }
+    }
+
+    #[test]
+    fn attributes_that_users_name_are_asked_for_with_the_record() {
+        let attributes = r#""attributes":{"a":"response.size","b":"request.headers['x-b']","c":"connection.tls_version","d":"1"}"#;
+        for (sections, named) in
+            [("", [2, 0]), (r#""sample_ratio":0.5,"#, [0, 2]), (r#""enabled":false,"#, [0, 0])]
+        {
+            let json = format!(r#"{{"collector":{{"cluster":"c"}},"logs":{{{sections}{attributes}}}}}"#);
+            let plan = plan(&json);
+            assert_eq!([plan.first().named().len(), plan.rest().named().len()], named, "{sections}");
+            let told = Told::default()
+                .text("request.headers.x-b", "b")
+                .text("connection.tls_version", "TLSv1.3")
+                .bytes("d", b"not a typed value");
+            let captured = told.captured(&plan);
+            let values: Vec<_> =
+                (0..plan.attributes()).map(|index| plan.attribute(&captured, index)).collect();
+            let text = |text: &'static str| Ok(Some(AttributeValue::Text(text.as_bytes())));
+            let expected = match named {
+                [0, 0] => vec![Ok(None); 4],
+                _ => vec![Ok(None), text("b"), text("TLSv1.3"), Err(NotAnAttribute)],
+            };
+            assert_eq!(values, expected, "{sections}");
         }
     }
 
