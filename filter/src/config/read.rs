@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::section::{Section, clip};
 use super::{
     Attribute, Batch, ClientAddress, Collector, Config, ConfigError, Expression, Histograms, Logs,
-    MAX_TEMPLATE_BYTES, Metrics, Queue, Redact, Retry, Route, SampleBy, SeriesAttributes, Temporality, WhenFull,
+    MAX_TEMPLATE_BYTES, Metrics, Queue, Redact, Retry, Route, SampleBy, SeriesAttributes, Temporality,
+    WhenFull,
 };
 use crate::redact::MAX_PARAM_NAME_BYTES;
 

@@ -203,7 +203,7 @@ fn a_wrong_one_is_refused_by_its_name_and_its_place() {
 /// The host calls of one request.
 fn calls_of_a_request(attributes: Value) -> BTreeMap<&'static str, u64> {
     let mut proxy = builder(json!({"logs": {"attributes": attributes}})).start().unwrap();
-    let before = proxy.host_calls();
+    let before = proxy.host_calls().clone();
     proxy.request(request()).respond(200).unwrap();
     let after = proxy.host_calls();
     after.iter().map(|(name, count)| (*name, count - before.get(name).copied().unwrap_or(0))).collect()
