@@ -150,6 +150,13 @@ fn with_mutual_tls(mut bootstrap: Bootstrap, folder: &Path) -> Bootstrap {
             },
         },
     });
+    // Without it Envoy knows no server name.
+    bootstrap.at("/static_resources/listeners/0").unwrap()["listener_filters"] = json!([{
+        "name": "envoy.filters.listener.tls_inspector",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        },
+    }]);
     bootstrap
 }
 
@@ -183,7 +190,7 @@ async fn a_wrong_expression_keeps_envoy_from_starting_and_is_named_with_its_plac
             ("request.headers['x", "at byte 17 allowed is a string that ends"),
             // Right as to its syntax; what is wrong with it only Envoy knows.
             ("request.path.reversed()", "expr_create compile error"),
-            ("has(request)", "expr_create parse error: ERROR: <input>:1:4"),
+            ("has(request)", "expr_create parse error: ERROR: <input>:1:5: "),
         ] {
             let bootstrap = bootstrap(ENVOY_1_40, mode, &keys([("tenant", text)])).await;
             let Err(refusal) = Proxy::try_start(ENVOY_1_40, bootstrap, receiver.address()).await else {
