@@ -6,16 +6,18 @@
 //! host call each. All answers fill the same [`Captured`], which goes to [`crate::request`]. Nothing is dropped here: a
 //! field that the host does not have is empty.
 
+mod attribute;
 mod field;
 mod plan;
 mod stage;
 
 use std::slice::ChunksExact;
 
+pub use attribute::{AttributeValue, NotAnAttribute};
 pub use field::Field;
 pub use plan::Plan;
 use stage::Bits;
-pub use stage::{Stage, WantedHeader, WantedHeaders};
+pub use stage::{NamedExpression, Stage, WantedHeader, WantedHeaders};
 
 /// The values of one request, by the slots of a [`Plan`], in the parts in which they were answered. Reused from request to
 /// request.
@@ -23,6 +25,7 @@ pub use stage::{Stage, WantedHeader, WantedHeaders};
 pub struct Captured {
     parts: Vec<Values>,
     used: usize,
+    failed: u64,
 }
 
 /// An answer, and where the values are in it.
@@ -56,6 +59,7 @@ impl Captured {
     /// Forgets the last request.
     pub fn clear(&mut self) {
         self.used = 0;
+        self.failed = 0;
     }
 
     /// Appends the next slot's value, as the property path answers it; `None` is a value that the host does not have.
@@ -66,6 +70,17 @@ impl Captured {
         if let Some(part) = self.used.checked_sub(1).and_then(|last| self.parts.get_mut(last)) {
             part.push(value.unwrap_or_default());
         }
+    }
+
+    /// Appends the next slot's value, which the host failed to evaluate: nothing, and it counts.
+    pub fn push_failed(&mut self) {
+        self.push(None);
+        self.failed += 1;
+    }
+
+    /// How many values failed.
+    pub fn failed(&self) -> u64 {
+        self.failed
     }
 
     /// The bytes in a slot; empty where the host has none.

@@ -4,6 +4,7 @@
 //! what is allowed. Text that is not JSON and anything under `collector.headers` never appears in an error.
 //! Goes to every other module; nothing is dropped here.
 
+mod expression;
 mod json;
 mod protobuf_struct;
 mod read;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+pub use expression::{Expression, Step};
 use section::Section;
 
 /// Why a configuration was rejected: one line, in lower case, safe to log.
@@ -92,10 +94,21 @@ pub struct Logs {
     pub request_headers: Vec<String>,
     /// Response headers to record, in lower case.
     pub response_headers: Vec<String>,
+    /// Attributes to record besides, by name.
+    pub attributes: Vec<Attribute>,
     /// How much of the client's address is recorded.
     pub client_address: ClientAddress,
     /// The most that one encoded record may occupy.
     pub max_record_bytes: usize,
+}
+
+/// One of `logs.attributes`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attribute {
+    /// Its name on the record: none of the record's own.
+    pub name: String,
+    /// What it is of a request.
+    pub expression: Expression,
 }
 
 /// What the decision to keep a record follows; where a request lacks it, the next one.

@@ -72,6 +72,8 @@ pub enum Stat {
     BatchesRetried,
     /// Counter: requests whose values had to be fetched one by one.
     CaptureFallbacks,
+    /// Counter: attributes that the user has named and that a record lacks, because they failed.
+    AttributeFailures,
     /// Gauge: records captured that have no end yet.
     RecordsPending,
     /// Gauge: bytes of sealed batches that wait or are under way.
@@ -79,7 +81,7 @@ pub enum Stat {
 }
 
 const REASONS: usize = Reason::ALL.len();
-const STATS: usize = 3 + 2 * REASONS + 5;
+const STATS: usize = 3 + 2 * REASONS + 6;
 
 impl Stat {
     /// All statistics, by [`Stat::index`].
@@ -89,6 +91,7 @@ impl Stat {
             Self::BatchesSent,
             Self::BatchesRetried,
             Self::CaptureFallbacks,
+            Self::AttributeFailures,
             Self::RecordsPending,
             Self::QueueBytes,
         ];
@@ -110,8 +113,9 @@ impl Stat {
             Self::BatchesSent => 3 + 2 * REASONS,
             Self::BatchesRetried => 4 + 2 * REASONS,
             Self::CaptureFallbacks => 5 + 2 * REASONS,
-            Self::RecordsPending => 6 + 2 * REASONS,
-            Self::QueueBytes => 7 + 2 * REASONS,
+            Self::AttributeFailures => 6 + 2 * REASONS,
+            Self::RecordsPending => 7 + 2 * REASONS,
+            Self::QueueBytes => 8 + 2 * REASONS,
         }
     }
 
@@ -135,6 +139,7 @@ impl Stat {
             Self::BatchesSent => "offpath_batches_sent_total".into(),
             Self::BatchesRetried => "offpath_batches_retried_total".into(),
             Self::CaptureFallbacks => "offpath_capture_fallbacks_total".into(),
+            Self::AttributeFailures => "offpath_attribute_failures_total".into(),
             Self::RecordsPending => "offpath_records_pending".into(),
             Self::QueueBytes => "offpath_queue_bytes".into(),
         }

@@ -189,6 +189,10 @@ impl Pipeline {
 
     fn record_request(&mut self, request: &mut FinishedRequest<'_>, kept: &Kept, now_unix_nano: u64) {
         request.sample_weight = kept.weight;
+        let failed_attributes = request.failed_attributes();
+        if failed_attributes > 0 {
+            self.ledger.add(Stat::AttributeFailures, failed_attributes);
+        }
         let encoder = &mut self.encoder;
         let full = self
             .batcher

@@ -10,9 +10,11 @@ mod budget;
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use crate::capture::Field;
-use crate::config::Logs;
-use crate::otlp::attribute::{put_bool, put_f64, put_int, put_one_str_array, put_str, put_text};
+use crate::capture::{AttributeValue, Field};
+use crate::config::{Attribute, Logs};
+use crate::otlp::attribute::{
+    put_bool, put_f64, put_int, put_one_str_array, put_str, put_str_array, put_text,
+};
 use crate::otlp::envelope::ITEM;
 use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
 use crate::redact::Redactor;
@@ -69,6 +71,9 @@ pub struct Encoder {
     redactor: Redactor,
     request_headers: Vec<Header>,
     response_headers: Vec<Header>,
+    /// Those that the user has named. For the redactor each is the secret header that it may have been taken from, or what
+    /// its expression names last: of a path that leads to a header, that header.
+    attributes: Vec<Header>,
     limits: Limits,
 }
 
@@ -86,11 +91,18 @@ impl Encoder {
                 |name: &String| Header { name: name.clone(), key: format!("http.{side}.header.{name}") };
             names.iter().map(header).collect()
         };
+        let attribute = |Attribute { name, expression }: &Attribute| {
+            let secret = expression.words.iter().find(|word| redactor.is_secret_header(word));
+            let source = secret.or(expression.words.last()).cloned();
+            Header { name: source.unwrap_or_default(), key: name.clone() }
+        };
+        let attributes = config.attributes.iter().map(attribute).collect();
         Self {
             max_record_bytes,
             redactor,
             request_headers: headers("request", &config.request_headers),
             response_headers: headers("response", &config.response_headers),
+            attributes,
             limits: Limits::new(max_record_bytes),
         }
     }
@@ -171,6 +183,11 @@ impl Encoder {
         }
         let user_agent = redactor.user_agent(request.bytes(Field::UserAgent));
         out.text("user_agent.original", &user_agent, limits.user_agent);
+        for (index, attribute) in self.attributes.iter().enumerate() {
+            if let Ok(Some(value)) = request.attribute(index) {
+                out.attribute(attribute, &value, redactor);
+            }
+        }
         for (index, header) in self.request_headers.iter().enumerate() {
             out.header(header, &redactor.value(&header.name, request.request_header(index)));
         }
@@ -271,6 +288,41 @@ impl RecordWriter<'_> {
         let text = text_of(value, max_len);
         if let Some(text) = self.budget.fit(self.out, &header.key, &text, max_len) {
             put_one_str_array(self.out, log_record::ATTRIBUTES, &header.key, text);
+        }
+    }
+
+    /// One that the user has named; an empty list is one without a value.
+    fn attribute(&mut self, attribute: &Header, value: &AttributeValue<'_>, redactor: &Redactor) {
+        let (key, max_len) = (attribute.key.as_str(), self.limits.text);
+        match value {
+            AttributeValue::Text(value) => self.text(key, &redactor.value(&attribute.name, value), max_len),
+            // OTLP's `int_value` is signed.
+            AttributeValue::Int(value) => self.int(key, value.cast_unsigned()),
+            AttributeValue::Double(value) => self.f64(key, *value),
+            AttributeValue::Bool(value) => {
+                if self.budget.admits(self.out, key, 1) {
+                    put_bool(self.out, log_record::ATTRIBUTES, key, *value);
+                }
+            }
+            AttributeValue::Texts(values) => self.texts(attribute, values, redactor),
+        }
+    }
+
+    /// A list, of which each text is cut as one alone would be; where not all of them fit, it is left out.
+    fn texts(&mut self, attribute: &Header, values: &[&[u8]], redactor: &Redactor) {
+        // The tags and lengths of a text within its list.
+        const ITEM_OVERHEAD_BYTES: usize = 8;
+        let max_len = self.limits.text;
+        let values: Vec<String> = values
+            .iter()
+            .map(|value| {
+                let told = redactor.value(&attribute.name, value);
+                self.budget.cut(&text_of(&told, max_len), max_len).to_owned()
+            })
+            .collect();
+        let len = values.iter().map(|value| value.len() + ITEM_OVERHEAD_BYTES).sum();
+        if !values.is_empty() && self.budget.admits(self.out, &attribute.key, len) {
+            put_str_array(self.out, log_record::ATTRIBUTES, &attribute.key, &values);
         }
     }
 

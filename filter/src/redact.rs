@@ -86,13 +86,18 @@ impl Redactor {
         }
     }
 
+    /// Whether a header's value is only ever told as [`REDACTED`]: `name` is in lower case.
+    pub fn is_secret_header(&self, name: &str) -> bool {
+        self.secret_headers.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+    }
+
     /// The value of a header, or of something else that a user has named: `name` is in lower case. A secret header's is
     /// [`REDACTED`] as a whole, and addresses of clients are in none where they must not be told in full.
     pub fn value<'v>(&self, name: &str, value: &'v [u8]) -> Cow<'v, [u8]> {
         if value.is_empty() {
             return Cow::Borrowed(value);
         }
-        if self.secret_headers.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
+        if self.is_secret_header(name) {
             return Cow::Borrowed(REDACTED.as_bytes());
         }
         if self.client_address == ClientAddress::Full {

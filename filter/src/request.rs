@@ -11,7 +11,7 @@ pub use flags::ResponseFlags;
 pub use outcome::{ErrorType, Outcome, Severity};
 pub use vocabulary::{GrpcStatus, Method, ProtocolVersion, Scheme, StreamKind};
 
-use crate::capture::{Captured, Field, Plan};
+use crate::capture::{AttributeValue, Captured, Field, NotAnAttribute, Plan};
 use crate::route;
 
 /// `envoy.config.core.v3.TrafficDirection.OUTBOUND`.
@@ -97,6 +97,20 @@ impl<'c> FinishedRequest<'c> {
     /// The value of the `index`th configured response header; empty when it was not there.
     pub fn response_header(&self, index: usize) -> &'c [u8] {
         self.plan.response_header(self.captured, index)
+    }
+
+    /// The value of the `index`th attribute that the user has named; `None` when the request lacks it.
+    ///
+    /// # Errors
+    /// When it is no value that an attribute can have.
+    pub fn attribute(&self, index: usize) -> Result<Option<AttributeValue<'c>>, NotAnAttribute> {
+        self.plan.attribute(self.captured, index)
+    }
+
+    /// How many attributes that the user has named have failed: could not be evaluated, or are no attribute's values.
+    pub fn failed_attributes(&self) -> u64 {
+        let unusable = (0..self.plan.attributes()).filter(|&index| self.attribute(index).is_err()).count();
+        self.captured.failed() + unusable as u64
     }
 
     /// The path and, if there is one, the query; a fragment belongs to neither.

@@ -48,14 +48,32 @@ impl Told {
         self.bytes(name, &value.to_le_bytes())
     }
 
-    /// What is captured of it, in the order of the plan.
+    /// What is captured of it, in the order of the plan; of what a user wants evaluated the answer, by the attribute's name.
     pub(crate) fn captured(&self, plan: &Plan) -> Captured {
         let mut captured = Captured::default();
-        for path in plan.property_paths() {
-            let name = String::from_utf8_lossy(path).replace('\0', ".");
-            captured.push(self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_slice()));
+        for stage in [plan.first(), plan.rest()] {
+            let grpc_statuses = usize::from(stage.content_type_slot().is_some());
+            let (paths, grpc_status) =
+                stage.property_paths().split_at(stage.property_paths().len() - grpc_statuses);
+            for path in paths {
+                captured.push(self.property(path));
+            }
+            for named in stage.named() {
+                captured.push(self.find(&named.name));
+            }
+            for path in grpc_status {
+                captured.push(self.property(path));
+            }
         }
         captured
+    }
+
+    fn property(&self, path: &[u8]) -> Option<&[u8]> {
+        self.find(&String::from_utf8_lossy(path).replace('\0', "."))
+    }
+
+    fn find(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
     }
 }
 

@@ -235,7 +235,16 @@ fn check_program(expression: &IdedExpr) -> Result<()> {
                 }
             }
         }
-        Expr::Comprehension(_) => bail!("comprehensions (`all`, `exists`, `map`, `filter`) are not emulated"),
+        Expr::Comprehension(comprehension) => {
+            let parts = [
+                &comprehension.iter_range,
+                &comprehension.accu_init,
+                &comprehension.loop_cond,
+                &comprehension.loop_step,
+                &comprehension.result,
+            ];
+            parts.into_iter().try_for_each(check_program)?;
+        }
         Expr::Struct(_) => bail!("message literals are not emulated"),
         Expr::Literal(_) | Expr::Unspecified => {}
     }

@@ -34,11 +34,13 @@ pub enum Need {
     Promtool,
     /// The database of the application that logs by itself.
     PostgreSql,
+    /// Makes a certificate for a test, and is the client that shows it.
+    Openssl,
 }
 
 impl Need {
     /// What `cargo xtask test` looks for before it starts.
-    pub const OF_TESTS: [Self; 7] = [
+    pub const OF_TESTS: [Self; 8] = [
         Self::Pip,
         Self::Strace,
         Self::CCompiler,
@@ -46,6 +48,7 @@ impl Need {
         Self::Valgrind,
         Self::Promtool,
         Self::PostgreSql,
+        Self::Openssl,
     ];
 
     fn probe(self) -> &'static [&'static str] {
@@ -60,6 +63,7 @@ impl Need {
             Self::Promtool => &["promtool", "--version"],
             // Asked for in `is_there`, for Debian keeps its programs off the path.
             Self::PostgreSql => &[],
+            Self::Openssl => &["openssl", "version"],
         }
     }
 
@@ -73,6 +77,7 @@ impl Need {
             Self::H2load => &["nghttp2-client"],
             Self::Promtool => &["prometheus"],
             Self::PostgreSql => &["postgresql"],
+            Self::Openssl => &["openssl"],
         }
     }
 
@@ -84,6 +89,7 @@ impl Need {
             Self::Setpriv => "setpriv (makes sure that no Envoy or collector outlives the command)",
             Self::Valgrind => "valgrind (counts the instructions of the plugin's hot path)",
             Self::Taskset => "taskset (keeps what is measured on a processor of its own)",
+            Self::Openssl => "openssl (the tests' client with a certificate)",
             Self::H2load => "h2load (sends requests at a fixed rate)",
             Self::Promtool => "promtool (checks the alert rules)",
             Self::PostgreSql => "PostgreSQL (the database of the application that logs by itself)",

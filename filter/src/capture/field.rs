@@ -57,6 +57,51 @@ pub enum Field {
     ListenerDirection,
 }
 
+/// Attributes of Envoy's that are text where they are there, besides headers.
+const TEXTS: [&str; 36] = [
+    "connection.dns_san_local_certificate",
+    "connection.dns_san_peer_certificate",
+    "connection.requested_server_name",
+    "connection.sha256_peer_certificate_digest",
+    "connection.subject_local_certificate",
+    "connection.subject_peer_certificate",
+    "connection.termination_details",
+    "connection.tls_version",
+    "connection.transport_failure_reason",
+    "connection.uri_san_local_certificate",
+    "connection.uri_san_peer_certificate",
+    "destination.address",
+    "request.host",
+    "request.id",
+    "request.method",
+    "request.path",
+    "request.protocol",
+    "request.query",
+    "request.referer",
+    "request.scheme",
+    "request.url_path",
+    "request.useragent",
+    "response.code_details",
+    "source.address",
+    "upstream.address",
+    "upstream.dns_san_peer_certificate",
+    "upstream.local_address",
+    "upstream.subject_peer_certificate",
+    "upstream.sha256_peer_certificate_digest",
+    "upstream.tls_version",
+    "upstream.transport_failure_reason",
+    "upstream.uri_san_peer_certificate",
+    "xds.cluster_name",
+    "xds.filter_chain_name",
+    "xds.route_name",
+    "xds.virtual_host_name",
+];
+
+/// Whether an attribute is known to be text.
+pub(super) fn is_text(name: &str) -> bool {
+    TEXTS.contains(&name)
+}
+
 /// What a field is read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {

@@ -1,5 +1,6 @@
 //! Compiles the configuration into what is asked of the host for each request.
 
+use super::attribute::{self, AttributeValue, Form, NotAnAttribute};
 use super::field::{FIELDS, Field, Use};
 use super::stage::{Value, are_headers_worth_it};
 use super::{Captured, Stage};
@@ -15,7 +16,12 @@ pub struct Plan {
     field_slots: [Option<u8>; FIELDS.len()],
     request_header_slots: Vec<u8>,
     response_header_slots: Vec<u8>,
+    attributes: Vec<(u8, Form)>,
 }
+
+/// More request headers that users have named as attributes than this are not looked for in the header map, which has
+/// places for 64: the plugin's own fields and `logs.request_headers` take up to 41.
+const MAX_HEADER_ATTRIBUTES: usize = 23;
 
 /// Something that is wanted of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,7 @@ enum Wanted {
     /// By their place in the configuration's list.
     RequestHeader(usize),
     ResponseHeader(usize),
+    Attribute(usize, Form),
 }
 
 impl Plan {
@@ -34,7 +41,7 @@ impl Plan {
         let (mut first, mut rest): (Vec<_>, Vec<_>) = wanted(config).partition(|(wanted, _)| match wanted {
             _ if !chooses => true,
             Wanted::Field(field) => is_for_series(*field, config) || is_for_decision(*field, config),
-            Wanted::RequestHeader(_) | Wanted::ResponseHeader(_) => false,
+            Wanted::RequestHeader(_) | Wanted::ResponseHeader(_) | Wanted::Attribute(..) => false,
         });
         let in_headers =
             |part: &[(Wanted, Value)]| part.iter().filter(|(_, value)| value.is_in_headers()).count();
@@ -60,6 +67,7 @@ impl Plan {
             field_slots: [None; FIELDS.len()],
             request_header_slots: vec![0; config.logs.request_headers.len()],
             response_header_slots: vec![0; config.logs.response_headers.len()],
+            attributes: vec![(0, Form::Text); config.logs.attributes.len()],
         };
         for (slot, (wanted, _)) in (0..).zip(first.iter().chain(&rest)) {
             plan.set_slot(*wanted, slot);
@@ -103,11 +111,35 @@ impl Plan {
         self.response_header_slots.get(index).map(|&slot| captured.slot(slot.into())).unwrap_or_default()
     }
 
+    /// The value of the `index`th attribute that the user has named; `None` when the request lacks it.
+    ///
+    /// # Errors
+    /// When it is no value that an attribute can have.
+    pub fn attribute<'c>(
+        &self,
+        captured: &'c Captured,
+        index: usize,
+    ) -> Result<Option<AttributeValue<'c>>, NotAnAttribute> {
+        let Some((slot, form)) = self.attributes.get(index) else { return Ok(None) };
+        attribute::read(captured.slot(usize::from(*slot)), *form)
+    }
+
+    /// How many attributes the user has named.
+    pub fn attributes(&self) -> usize {
+        self.attributes.len()
+    }
+
     fn set_slot(&mut self, wanted: Wanted, slot: u8) {
         let place = match wanted {
             Wanted::Field(field) => {
                 if let Some(place) = self.field_slots.get_mut(field as usize) {
                     *place = Some(slot);
+                }
+                return;
+            }
+            Wanted::Attribute(index, form) => {
+                if let Some(place) = self.attributes.get_mut(index) {
+                    *place = (slot, form);
                 }
                 return;
             }
@@ -122,11 +154,15 @@ impl Plan {
 
 const GRPC_STATUS: Wanted = Wanted::Field(Field::GrpcStatus);
 
-/// Headers, then others in the order in which they are, and behind all that tells whether there is one the gRPC status.
+/// Headers, then others in the order in which they are, then what users want evaluated, and behind all that tells whether
+/// there is one the gRPC status.
 fn put_in_order(part: &mut Vec<(Wanted, Value)>) {
     let grpc_status: Vec<_> = part.extract_if(.., |(wanted, _)| *wanted == GRPC_STATUS).collect();
     let others: Vec<_> = part.extract_if(.., |(_, value)| !value.is_in_headers()).collect();
+    let (named, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(_, value)| value.named().is_some());
     part.extend(others);
+    part.extend(named);
     part.extend(grpc_status);
 }
 
@@ -143,9 +179,14 @@ fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Value)> {
     let logs = Some(&config.logs).filter(|logs| logs.enabled);
     let request = logs.into_iter().flat_map(|logs| logs.request_headers.iter().enumerate());
     let response = logs.into_iter().flat_map(|logs| logs.response_headers.iter().enumerate());
+    let attributes = logs.into_iter().flat_map(|logs| logs.attributes.iter().enumerate());
     fields
         .chain(request.map(|(index, name)| (Wanted::RequestHeader(index), Value::request_header(name))))
         .chain(response.map(|(index, name)| (Wanted::ResponseHeader(index), Value::response_header(name))))
+        .chain(attributes.map(|(index, named)| {
+            let (value, form) = attribute::wanted(named, index >= MAX_HEADER_ATTRIBUTES);
+            (Wanted::Attribute(index, form), value)
+        }))
 }
 
 fn stage(part: &[(Wanted, Value)], in_headers: usize, content_type_slot: Option<usize>) -> Stage {
@@ -197,162 +238,4 @@ fn is_for_decision(field: Field, config: &Config) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(json: &str) -> Plan {
-        Plan::new(&Config::parse(json.as_bytes()).unwrap())
-    }
-
-    #[test]
-    fn fields_are_listed_in_the_order_of_their_enum() {
-        for (index, (field, ..)) in FIELDS.iter().enumerate() {
-            assert_eq!(*field as usize, index);
-        }
-    }
-
-    #[test]
-    fn request_headers_are_looked_for_together_and_response_headers_by_name() {
-        let plan = plan(
-            r#"{"collector":{"cluster":"c"},"logs":{"request_headers":["X-A"],"response_headers":["y'b"]}}"#,
-        );
-        let names: Vec<_> =
-            plan.first().headers().iter().map(|header| String::from_utf8_lossy(&header.name)).collect();
-        assert_eq!(
-            names,
-            [
-                ":method",
-                ":path",
-                ":scheme",
-                ":authority",
-                "user-agent",
-                "x-request-id",
-                "traceparent",
-                "content-type",
-                "x-a"
-            ]
-        );
-        assert!(
-            plan.first().expression().ends_with(r#","y'b" in response.headers?response.headers["y'b"]:""]"#)
-        );
-        let paths: Vec<_> = plan.property_paths().collect();
-        assert_eq!(paths[paths.len() - 2..], [&b"response\0headers\0y'b"[..], b"response\0grpc_status"]);
-        assert_eq!(plan.first().guarded_expression().matches("?").count(), plan.first().list_slots());
-    }
-
-    #[test]
-    fn headers_are_asked_for_in_the_first_stage_where_that_has_a_use_for_them() {
-        for (sections, first, rest) in [
-            (r#""logs":{"enabled":false}"#, 4, 0),
-            (r#""logs":{"enabled":false},"metrics":{"exemplars":false}"#, 3, 0),
-            (r#""logs":{"enabled":false},"routes":["/a"]"#, 5, 0),
-            (r#""logs":{"sample_ratio":0.5}"#, 9, 0),
-            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"}"#, 8, 0),
-            (r#""logs":{"sample_ratio":0.5,"sample_by":"random"},"metrics":{"enabled":false}"#, 0, 7),
-        ] {
-            let plan = plan(&format!(r#"{{"collector":{{"cluster":"c"}},{sections}}}"#));
-            let headers = |stage: &Stage| stage.headers().len();
-            assert_eq!((headers(plan.first()), headers(plan.rest())), (first, rest), "{sections}");
-        }
-    }
-
-    /// The attributes of either stage.
-    fn asked(sections: &str) -> [Vec<String>; 2] {
-        let plan = plan(&format!(r#"{{"collector":{{"cluster":"c"}},{sections}}}"#));
-        [plan.first(), plan.rest()].map(|stage| {
-            let names =
-                stage.property_paths().iter().map(|path| String::from_utf8_lossy(path).replace('\0', "."));
-            names.collect()
-        })
-    }
-
-    const NONE: [&str; 0] = [];
-
-    #[test]
-    fn histograms_alone_ask_for_what_they_need() {
-        let [first, rest] =
-            asked(r#""logs":{"enabled":false,"sample_ratio":0.5},"metrics":{"attributes":[]}"#);
-        assert_eq!(
-            first,
-            [
-                "request.method",
-                "request.scheme",
-                "request.headers.traceparent",
-                "request.headers.content-type",
-                "request.duration",
-                "request.protocol",
-                "response.code",
-                "response.flags",
-                "xds.listener_direction",
-                "response.grpc_status",
-            ]
-        );
-        assert_eq!(rest, NONE);
-        let [first, _] = asked(r#""logs":{"enabled":false},"metrics":{"exemplars":false}"#);
-        assert!(!first.contains(&"request.headers.traceparent".to_owned()));
-        let [first, _] = asked(r#""logs":{"enabled":false},"routes":["/a"]"#);
-        assert!(first.contains(&"request.path".to_owned()));
-        for nothing in [r#""metrics":{"enabled":false}"#, r#""metrics":{"histograms":[]}"#] {
-            assert_eq!(asked(&format!(r#""logs":{{"enabled":false}},{nothing}"#)), [NONE, NONE]);
-        }
-    }
-
-    #[test]
-    fn where_every_request_becomes_a_record_all_is_asked_for_at_once() {
-        for sections in [
-            r#""logs":{}"#,
-            r#""logs":{"keep_slower_than":"1s","sample_by":"random"},"routes":["/a",{"template":"/b","sample_ratio":1}]"#,
-        ] {
-            let [first, rest] = asked(sections);
-            assert_eq!((first.len(), rest), (23, Vec::new()), "{first:?}");
-        }
-    }
-
-    #[test]
-    fn a_decision_asks_for_what_it_follows_and_a_record_for_the_rest() {
-        let off = r#""metrics":{"enabled":false},"#;
-        let errors =
-            ["request.headers.content-type", "response.code", "response.flags", "response.grpc_status"];
-        let cases: [(&str, Vec<&str>); 5] = [
-            (r#""logs":{"sample_ratio":0.5,"sample_by":"random","keep_errors":false}"#, vec![]),
-            (r#""logs":{"sample_ratio":0.5,"sample_by":"request","keep_errors":false}"#, vec!["request.id"]),
-            (r#""logs":{"max_records_per_second":9,"sample_by":"random"}"#, errors.to_vec()),
-            (
-                r#""logs":{"sample_ratio":0.5,"sample_by":"random","keep_errors":false,"keep_slower_than":"1s"},"routes":["/a"]"#,
-                vec!["request.duration"],
-            ),
-            (
-                r#""logs":{"sample_by":"random","keep_errors":false},"routes":[{"template":"/a","sample_ratio":0.5}]"#,
-                vec!["request.path"],
-            ),
-        ];
-        for (sections, expected) in cases {
-            let [first, rest] = asked(&format!("{off}{sections}"));
-            assert_eq!(first, expected, "{sections}");
-            assert_eq!(first.len() + rest.len(), 23, "{sections}");
-            assert!(rest.iter().all(|name| !first.contains(name)), "{sections}");
-        }
-        // The trace is in the headers, and so is more.
-        let [first, rest] = asked(&format!(r#"{off}"logs":{{"sample_ratio":0.5,"keep_errors":false}}"#));
-        assert_eq!((first.len(), rest.len()), (9, 15), "{first:?}");
-        assert!(first.contains(&"request.headers.tracestate".to_owned()));
-        assert!(!rest.iter().any(|name| name.starts_with("request.headers") || name == "request.path"));
-    }
-
-    #[test]
-    fn a_field_is_found_in_whichever_stage_it_was_asked_for() {
-        let plan = plan(
-            r#"{"collector":{"cluster":"c"},"logs":{"sample_ratio":0.5,"request_headers":["x-a"],"response_headers":["x-b"]}}"#,
-        );
-        let mut captured = Captured::default();
-        for path in plan.property_paths() {
-            captured.push(Some(path));
-        }
-        for (field, name, ..) in FIELDS.iter().filter(|(field, ..)| *field != Field::VirtualHostName) {
-            let path = name.replace('.', "\0");
-            assert_eq!(plan.bytes(&captured, *field), path.as_bytes());
-        }
-        assert_eq!(plan.request_header(&captured, 0), b"request\0headers\0x-a");
-        assert_eq!(plan.response_header(&captured, 0), b"response\0headers\0x-b");
-    }
-}
+mod tests;

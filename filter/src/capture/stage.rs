@@ -88,8 +88,21 @@ pub(super) struct Value {
     term: String,
     guarded_term: String,
     presence: Presence,
-    property_path: Vec<u8>,
+    /// Empty for an expression.
+    pub(super) property_path: Vec<u8>,
     header: Option<WantedHeader>,
+    expression: Option<NamedExpression>,
+}
+
+/// What a user wants evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedExpression {
+    /// The attribute's name.
+    pub name: String,
+    /// As the user wrote it.
+    pub text: String,
+    /// The CEL expression for its value: one term of a list, or an expression by itself.
+    pub term: String,
 }
 
 impl Value {
@@ -114,6 +127,19 @@ impl Value {
             presence,
             property_path: name.bytes().map(|byte| if byte == b'.' { 0 } else { byte }).collect(),
             header: header.map(|name| WantedHeader { name: name.into(), is_joined: false }),
+            expression: None,
+        }
+    }
+
+    /// What a user wants evaluated. It guards itself, and there is no other way to ask for it.
+    pub(super) fn expression(expression: NamedExpression) -> Self {
+        Self {
+            term: expression.term.clone(),
+            guarded_term: expression.term.clone(),
+            presence: Presence::Optional,
+            property_path: Vec::new(),
+            header: None,
+            expression: Some(expression),
         }
     }
 
@@ -129,7 +155,7 @@ impl Value {
     }
 
     /// Header names are tokens (the configuration saw to that), so they hold neither `"` nor `\`.
-    fn header(side: &str, name: &str) -> Self {
+    pub(super) fn header(side: &str, name: &str) -> Self {
         let term = format!("\"{name}\" in {side}.headers?{side}.headers[\"{name}\"]:\"\"");
         Self {
             guarded_term: term.clone(),
@@ -137,6 +163,7 @@ impl Value {
             presence: Presence::Optional,
             property_path: [side.as_bytes(), b"\0headers\0", name.as_bytes()].concat(),
             header: None,
+            expression: None,
         }
     }
 
@@ -152,6 +179,11 @@ impl Value {
     /// Whether the request's header map has it.
     pub(super) fn is_in_headers(&self) -> bool {
         self.header.is_some()
+    }
+
+    /// What it is, if it can only be evaluated.
+    pub(super) fn named(&self) -> Option<&NamedExpression> {
+        self.expression.as_ref()
     }
 }
 
@@ -194,13 +226,15 @@ fn guarded_list(values: &[Value]) -> String {
     format!("[{}]", terms.join(","))
 }
 
-/// Values that are asked for together: those that are looked for in the header map, then the others, at last the gRPC status.
+/// Values that are asked for together: those that are looked for in the header map, then the others, what users want
+/// evaluated, at last the gRPC status.
 #[derive(Debug, Clone, Default)]
 pub struct Stage {
     headers: WantedHeaders,
     expression: String,
     guarded_expression: String,
     property_paths: Vec<Vec<u8>>,
+    named: Vec<NamedExpression>,
     content_type_slot: Option<usize>,
 }
 
@@ -211,26 +245,35 @@ impl Stage {
         let (headers, others) = values.split_at_checked(in_headers).unwrap_or((&[], values));
         let listed =
             others.get(..others.len() - usize::from(content_type_slot.is_some())).unwrap_or_default();
-        let expression = |list: fn(&[Value]) -> String| {
-            if listed.len() <= MAX_SINGLE { String::new() } else { list(listed) }
+        let own_len = listed.iter().take_while(|value| value.expression.is_none()).count();
+        let own = listed.get(..own_len).unwrap_or_default();
+        // One call has to be made for what users want in any case; it brings the few as well.
+        let is_list = own_len > MAX_SINGLE || listed.len() > own_len;
+        let expression = |list: fn(&[Value]) -> String, values: &[Value]| {
+            if is_list && !values.is_empty() { list(values) } else { String::new() }
         };
         Self {
             content_type_slot,
             headers: WantedHeaders::new(headers.iter().filter_map(|value| value.header.clone()).collect()),
-            expression: expression(list),
-            guarded_expression: expression(guarded_list),
-            property_paths: values.iter().map(|value| value.property_path.clone()).collect(),
+            expression: expression(list, listed),
+            guarded_expression: expression(guarded_list, own),
+            property_paths: values
+                .iter()
+                .filter(|value| value.expression.is_none())
+                .map(|value| value.property_path.clone())
+                .collect(),
+            named: listed.iter().filter_map(|value| value.expression.clone()).collect(),
         }
     }
 
     /// Whether there is nothing to ask for.
     pub fn is_empty(&self) -> bool {
-        self.property_paths.is_empty()
+        self.slots() == 0
     }
 
     /// How many values there are.
     pub fn slots(&self) -> usize {
-        self.property_paths.len()
+        self.property_paths.len() + self.named.len()
     }
 
     /// What is looked for in the request's header map, which is asked for only if there is any of it.
@@ -238,9 +281,9 @@ impl Stage {
         &self.headers
     }
 
-    /// How many values there are besides the headers and the gRPC status.
+    /// How many values there are besides the headers, what users want evaluated, and the gRPC status.
     pub fn list_slots(&self) -> usize {
-        self.slots() - self.headers.len() - usize::from(self.content_type_slot.is_some())
+        self.property_paths.len() - self.headers.len() - usize::from(self.content_type_slot.is_some())
     }
 
     /// Where the last value is the gRPC status, which only gRPC calls have: the slot of the content type that tells them.
@@ -248,94 +291,29 @@ impl Stage {
         self.content_type_slot
     }
 
-    /// The CEL list that evaluates to [`Stage::list_slots`] values, in order, an empty string for a missing one. It fails
-    /// where something is missing that nearly every request has. Empty where there are so few values that each is better
+    /// The CEL list that evaluates to [`Stage::list_slots`] values and behind them those of [`Stage::named`], in order, an
+    /// empty string for a missing one. It fails where something is missing that nearly every request has, or where one of
+    /// the users' expressions fails. Empty where there are so few values that each is better
     /// asked for by itself.
     pub fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// The same list, which takes anything to be missing.
+    /// The same list without what users want evaluated, which takes anything to be missing.
     pub fn guarded_expression(&self) -> &str {
         &self.guarded_expression
     }
 
-    /// All values one by one, in order: a NUL-separated property path for each.
+    /// What users want evaluated.
+    pub fn named(&self) -> &[NamedExpression] {
+        &self.named
+    }
+
+    /// All values but those, one by one, in order: a NUL-separated property path for each.
     pub fn property_paths(&self) -> &[Vec<u8>] {
         &self.property_paths
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn values() -> Vec<Value> {
-        vec![
-            Value::attribute("request.method", Presence::Usual),
-            Value::attribute("request.id", Presence::Optional),
-            Value::attribute("request.headers.traceparent", Presence::Optional),
-            Value::attribute("response.code", Presence::Usual),
-            Value::attribute("upstream.address", Presence::OfUpstream),
-        ]
-    }
-
-    #[test]
-    fn only_what_is_often_missing_is_guarded_at_first() {
-        let values = [&values()[..4], &values()[..4], &values()[4..]].concat();
-        let stage = Stage::new(&values, 0, None);
-        let header = r#""traceparent" in request.headers?request.headers["traceparent"]:"""#;
-        let upstream = r#"has(upstream.address)?upstream.address:"""#;
-        let terms = format!(r#"request.method,has(request.id)?request.id:"",{header},response.code"#);
-        assert_eq!(stage.expression(), format!("[{terms},{terms},{upstream}]"));
-        let guarded = format!(
-            r#"has(request.method)?request.method:"",has(request.id)?request.id:"",{header},has(response.code)?response.code:"""#
-        );
-        assert_eq!(stage.guarded_expression(), format!("[{guarded},{guarded},{upstream}]"));
-        assert_eq!((stage.headers().len(), stage.list_slots()), (0, 9));
-    }
-
-    #[test]
-    fn an_upstream_is_asked_for_once_where_several_of_its_values_are_wanted() {
-        let usual = vec![Value::attribute("response.code", Presence::Usual); MAX_SINGLE];
-        let upstream =
-            ["upstream.address", "xds.cluster_name"].map(|name| Value::attribute(name, Presence::OfUpstream));
-        let stage = Stage::new(&[usual, upstream.to_vec()].concat(), 0, None);
-        let codes = ["response.code"; MAX_SINGLE].join(",");
-        let answered = format!("[{codes},upstream.address,xds.cluster_name]");
-        let unknown = format!(
-            r#"[{codes},has(upstream.address)?upstream.address:"",has(xds.cluster_name)?xds.cluster_name:""]"#
-        );
-        let absent = format!(r#"[{codes},"",""]"#);
-        assert_eq!(
-            stage.expression(),
-            format!("has(response.backend_latency)?{answered}:has(xds.cluster_name)?{unknown}:{absent}")
-        );
-    }
-
-    #[test]
-    fn a_few_values_are_not_listed_and_the_grpc_status_never() {
-        let values = [values(), values()].concat();
-        let few = Stage::new(&values[..MAX_SINGLE], 0, None);
-        assert_eq!((few.expression(), few.list_slots(), few.slots()), ("", MAX_SINGLE, MAX_SINGLE));
-        assert_ne!(Stage::new(&values[..MAX_SINGLE + 1], 0, None).expression(), "");
-        let with_status = Stage::new(&values[..MAX_SINGLE + 1], 0, Some(2));
-        assert_eq!((with_status.expression(), with_status.list_slots()), ("", MAX_SINGLE));
-        assert_eq!((with_status.slots(), with_status.content_type_slot()), (MAX_SINGLE + 1, Some(2)));
-    }
-
-    #[test]
-    fn what_is_looked_for_in_the_headers_is_not_listed() {
-        let stage = Stage::new(&values(), 3, None);
-        let wanted = |name: &str, is_joined| WantedHeader { name: name.into(), is_joined };
-        assert_eq!(
-            stage.headers()[..],
-            [wanted(":method", false), wanted("x-request-id", false), wanted("traceparent", true)]
-        );
-        assert_eq!((stage.slots(), stage.list_slots()), (5, 2));
-        assert_eq!(stage.property_paths()[2], b"request\0headers\0traceparent");
-        let only_headers = Stage::new(&values()[..3], 3, None);
-        assert_eq!((only_headers.expression(), only_headers.list_slots()), ("", 0));
-        assert!(Stage::new(&[], 0, None).is_empty());
-    }
-}
+mod tests;

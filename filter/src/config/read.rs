@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::section::Section;
+use super::section::{Section, clip};
 use super::{
-    Batch, ClientAddress, Collector, Config, ConfigError, Histograms, Logs, MAX_TEMPLATE_BYTES, Metrics,
-    Queue, Redact, Retry, Route, SampleBy, SeriesAttributes, Temporality, WhenFull,
+    Attribute, Batch, ClientAddress, Collector, Config, ConfigError, Expression, Histograms, Logs,
+    MAX_TEMPLATE_BYTES, Metrics, Queue, Redact, Retry, Route, SampleBy, SeriesAttributes, Temporality,
+    WhenFull,
 };
 use crate::redact::MAX_PARAM_NAME_BYTES;
 
@@ -121,6 +122,7 @@ fn logs(mut section: Section<'_>) -> Result<Logs, ConfigError> {
         max_records_per_second: section.optional_size("max_records_per_second", 1..=1_000_000)?,
         request_headers: header_names(&mut section, "request_headers")?,
         response_headers: header_names(&mut section, "response_headers")?,
+        attributes: attributes(section.section("attributes")?)?,
         client_address: section.choice(
             "client_address",
             &[
@@ -134,6 +136,78 @@ fn logs(mut section: Section<'_>) -> Result<Logs, ConfigError> {
     };
     section.finish()?;
     Ok(logs)
+}
+
+/// Attributes that a record has of itself, besides `http.request.header.*`, `http.response.header.*` and `offpath.*`.
+const RECORD_ATTRIBUTES: [&str; 26] = [
+    "client.address",
+    "envoy.request.id",
+    "envoy.response.code_details",
+    "envoy.response.flags",
+    "envoy.route.name",
+    "envoy.upstream.address",
+    "envoy.upstream.cluster",
+    "envoy.upstream.duration",
+    "error.type",
+    "http.client.request.duration",
+    "http.request.method",
+    "http.request.method_original",
+    "http.request.size",
+    "http.response.size",
+    "http.response.status_code",
+    "http.route",
+    "http.server.request.duration",
+    "network.protocol.version",
+    "rpc.response.status_code",
+    "rpc.system.name",
+    "server.address",
+    "server.port",
+    "url.path",
+    "url.query",
+    "url.scheme",
+    "user_agent.original",
+];
+
+/// The longest expression, and the longest name of what it gives.
+const MAX_EXPRESSION_BYTES: usize = 512;
+const MAX_ATTRIBUTE_NAME_BYTES: usize = 128;
+
+/// Names and expressions. Whether the proxy takes an expression it has to be asked.
+fn attributes(mut section: Section<'_>) -> Result<Vec<Attribute>, ConfigError> {
+    let wrong = |name: &str, what: &str| {
+        Err(ConfigError::new(format!("configuration: `logs.attributes.{}`: {what}", clip(name))))
+    };
+    let mut attributes = Vec::new();
+    for (name, text) in section.all_texts(32)? {
+        if name.len() > MAX_ATTRIBUTE_NAME_BYTES || name.chars().any(char::is_control) {
+            return wrong(&name, "is no name, allowed are 1 to 128 bytes without control characters");
+        }
+        if is_record_attribute(&name) {
+            return wrong(&name, "is an attribute that records have of themselves, allowed are other names");
+        }
+        if text.len() > MAX_EXPRESSION_BYTES {
+            return wrong(&name, "is too long, allowed is a CEL expression of at most 512 bytes");
+        }
+        match Expression::parse(&text) {
+            Ok(expression) => attributes.push(Attribute { name, expression }),
+            Err(error) => {
+                let (text, position, expected) = (clip(&text), error.position, error.expected);
+                return wrong(
+                    &name,
+                    &format!(
+                        "is `{text}`, at byte {position} allowed is {expected}, as a CEL expression has it"
+                    ),
+                );
+            }
+        }
+    }
+    section.finish()?;
+    Ok(attributes)
+}
+
+fn is_record_attribute(name: &str) -> bool {
+    let prefixes = ["http.request.header.", "http.response.header.", "offpath."];
+    RECORD_ATTRIBUTES.contains(&name) || prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn keep_slower_than(section: &mut Section<'_>) -> Result<Option<Duration>, ConfigError> {

@@ -385,7 +385,7 @@ pub(super) fn shown_key(key: &str) -> String {
 }
 
 /// Cuts what is quoted in an error, so that one line stays one line.
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     let shown: String = text.chars().filter(|char| !char.is_control()).take(64).collect();
     if shown.len() < text.len() { format!("{shown}…") } else { shown }
 }

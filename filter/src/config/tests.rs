@@ -37,6 +37,7 @@ fn everything_but_the_cluster_has_a_default() {
             max_records_per_second: None,
             request_headers: Vec::new(),
             response_headers: Vec::new(),
+            attributes: Vec::new(),
             client_address: ClientAddress::Full,
             max_record_bytes: 8192,
         }
@@ -86,7 +87,7 @@ fn every_key_is_read() {
                           "max_in_flight": 64, "headers": {"Authorization": "Bearer t"}},
             "resource": {"service.name": "shop", "deployment.environment.name": "test"},
             "logs": {"enabled": false, "sample_ratio": 0.05, "sample_by": "request", "keep_errors": false,
-                     "keep_slower_than": "750ms", "max_records_per_second": 1000000.0, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
+                     "keep_slower_than": "750ms", "max_records_per_second": 1000000.0, "attributes": {"b": "1", "a": "'x'"}, "client_address": "truncated", "request_headers": ["X-B", "x-a", "x-b"],
                      "response_headers": ["Server"], "max_record_bytes": 512.0},
             "metrics": {"enabled": false, "interval": "1m", "temporality": "delta", "histograms": ["proxy", "upstream"],
                         "attributes": [], "max_series": 1, "max_buckets": 640, "exemplars": false},
@@ -107,6 +108,12 @@ fn every_key_is_read() {
     assert!(!config.logs.keep_errors);
     assert_eq!(config.logs.keep_slower_than, Some(Duration::from_millis(750)));
     assert_eq!(config.logs.max_records_per_second, Some(1_000_000));
+    let attributes = config
+        .logs
+        .attributes
+        .iter()
+        .map(|attribute| (attribute.name.as_str(), attribute.expression.text.as_str()));
+    assert_eq!(attributes.collect::<Vec<_>>(), [("a", "'x'"), ("b", "1")], "by name");
     let route = |template: &str, sample_ratio, keep_slower_than| Route {
         template: template.to_owned(),
         sample_ratio,
@@ -162,7 +169,6 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
         (&with(r#""logs":{"enable":true}"#), &["`logs.enable`", "unknown key", "enabled"]),
         (r#"{"collector":{"cluster":"c","clusters":1}}"#, &["`collector.clusters`", "unknown key"]),
         // Keys of behaviour that does not exist yet are unknown.
-        (&with(r#""logs":{"attributes":{}}"#), &["`logs.attributes`", "unknown key"]),
         (
             &with(r#""redact":{"cookies":[]}"#),
             &["`redact.cookies`", "query_params, header_values, path_params"],
@@ -221,6 +227,14 @@ fn wrong_configurations_are_rejected_with_the_keys_path_the_value_and_what_is_al
             &with(r#""logs":{"client_address":"half"}"#),
             &["`logs.client_address`", "\"full\", \"truncated\", \"none\""],
         ),
+        (
+            &with(r#""logs":{"attributes":{"tenant":"request.headers['x"}}"#),
+            &["`logs.attributes.tenant`", "`request.headers['x`", "at byte 17 allowed is a string that ends"],
+        ),
+        (&with(r#""logs":{"attributes":{"a\nb":"1"}}"#), &["`logs.attributes.ab…`", "1 to 128 bytes"]),
+        (&with(r#""logs":{"attributes":{"url.path":"1"}}"#), &["`logs.attributes.url.path`", "other names"]),
+        (&with(r#""logs":{"attributes":{"a":1}}"#), &["`logs.attributes.a`", "`1`", "a string"]),
+        (&with(r#""logs":{"attributes":[]}"#), &["`logs.attributes`", "an object"]),
         (&with(r#""logs":{"max_record_bytes":511}"#), &["`logs.max_record_bytes`", "`511`", "512 to 65536"]),
         (&with(r#""logs":{"max_record_bytes":65537}"#), &["`logs.max_record_bytes`", "512 to 65536"]),
         (&with(r#""logs":{"max_record_bytes":null}"#), &["`logs.max_record_bytes`", "`null`"]),

@@ -40,17 +40,24 @@ pub fn put_text(out: &mut Vec<u8>, field: u32, key: &str, value: &[u8]) {
 
 /// Appends an attribute that is an array of one string, the form of header attributes.
 pub fn put_one_str_array(out: &mut Vec<u8>, field: u32, key: &str, value: &str) {
-    let element_len = bytes_field_len(value.len());
-    let array_len = bytes_field_len(element_len);
+    put_str_array(out, field, key, &[value]);
+}
+
+/// Appends an attribute that is an array of strings.
+pub fn put_str_array(out: &mut Vec<u8>, field: u32, key: &str, values: &[impl AsRef<str>]) {
+    let element_len = |value: &str| bytes_field_len(value.len());
+    let array_len = values.iter().map(|value| bytes_field_len(element_len(value.as_ref()))).sum();
     let any_len = bytes_field_len(array_len);
     begin(out, field, key, bytes_field_len(any_len));
     put_header(out, VALUE, any_len);
     put_header(out, ARRAY_VALUE, array_len);
-    put_header(out, 1, element_len);
-    put_bytes(out, STRING_VALUE, value.as_bytes());
+    for value in values.iter().map(AsRef::as_ref) {
+        put_header(out, 1, element_len(value));
+        put_bytes(out, STRING_VALUE, value.as_bytes());
+    }
 }
 
-/// Appends an integer attribute. Values are counts and codes, never negative.
+/// Appends an integer attribute; a negative one is passed as its two's complement.
 pub fn put_int(out: &mut Vec<u8>, field: u32, key: &str, value: u64) {
     let any_len = 1 + varint_len(value);
     begin(out, field, key, 2 + any_len);

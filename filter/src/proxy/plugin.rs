@@ -43,7 +43,7 @@ impl Plugin {
         };
         let pipeline = Pipeline::new(config, &node, random, host::now_unix_nano())?;
         let plan = pipeline.plan();
-        let (first, rest) = (Lists::compile(plan.first()), Lists::compile(plan.rest()));
+        let (first, rest) = (Lists::compile(plan.first())?, Lists::compile(plan.rest())?);
         if first.is_none() || rest.is_none() {
             warn!("the host does not evaluate expressions: values are fetched one by one, which costs more");
         }

@@ -168,6 +168,62 @@ fn only_listed_headers_are_recorded_and_credentials_never() {
     assert!(!format!("{record:?}").contains("s3cret") && !format!("{record:?}").contains("not listed"));
 }
 
+/// The answer to an expression: its type's letter, and its value.
+fn answer(letter: &str, value: &[u8]) -> Vec<u8> {
+    list(&[letter.as_bytes(), value])
+}
+
+fn list(items: &[&[u8]]) -> Vec<u8> {
+    let mut answer = (items.len() as u32).to_le_bytes().to_vec();
+    items.iter().for_each(|item| answer.extend([(item.len() as u32).to_le_bytes(), [0; 4]].concat()));
+    items.iter().for_each(|item| answer.extend([item, &b"\0\0"[..]].concat()));
+    answer
+}
+
+#[test]
+fn attributes_that_users_name_keep_their_types_and_their_bounds() {
+    let logs = r#""attributes":{"s":"a()","i":"b()","l":"c()","none":"d()","secret":"request.headers.cookie",
+        "secrets":"[request.headers['Cookie']]","url":"f()"}"#;
+    let long = "é".repeat(300);
+    let told = Told::ordinary()
+        .bytes("s", &answer("s", long.as_bytes()))
+        .bytes("i", &answer("i", &(-7_i64).to_le_bytes()))
+        .bytes("l", &answer("l", &list(&[b"a", b"\xff", long.as_bytes()])))
+        .text("request.headers.cookie", "s3cret")
+        .bytes("secrets", &answer("l", &list(&[b"s3cret", b""])))
+        .bytes("url", &answer("s", b"https://ann:s3cret@example/?token=s3cret&a=1"));
+    let (record, _) = record_of(&told, logs);
+    let cut = "é".repeat(128);
+    assert_eq!(attribute(&record, "s").unwrap(), cut);
+    assert_eq!(attribute(&record, "i").unwrap(), "-7");
+    assert_eq!(attribute(&record, "l").unwrap(), format!("[a,\u{fffd},{cut}]"));
+    assert_eq!(attribute(&record, "none"), None);
+    assert_eq!(attribute(&record, "secret").unwrap(), "REDACTED");
+    assert_eq!(attribute(&record, "secrets").unwrap(), "[REDACTED,]");
+    assert_eq!(attribute(&record, "url").unwrap(), "https://REDACTED@example/?token=REDACTED&a=1");
+    assert_eq!(attribute(&record, "offpath.truncated").unwrap(), "true");
+}
+
+#[test]
+fn no_attribute_of_a_record_can_be_named_by_a_user() {
+    let told = Told::ordinary()
+        .text("request.method", "BREW")
+        .text("request.headers.content-type", "application/grpc");
+    for flags in [0, 1 << 14] {
+        let told = told
+            .clone()
+            .int("response.flags", flags)
+            .int("response.code", 101)
+            .int("xds.listener_direction", 2 - flags);
+        let (record, _) = record_of(&told, r#""request_headers":["user-agent"]"#);
+        for KeyValue { key, .. } in &record.attributes {
+            let json =
+                format!(r#"{{"collector":{{"cluster":"c"}},"logs":{{"attributes":{{"{key}":"1"}}}}}}"#);
+            assert!(Config::parse(json.as_bytes()).is_err(), "{key}");
+        }
+    }
+}
+
 #[test]
 fn hosts_are_split_from_their_ports() {
     for (host, address, port) in [
@@ -256,9 +312,10 @@ proptest! {
         values in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..600), 30),
         max_record_bytes in 256usize..4096,
     ) {
-        let config = config("");
+        let config = config(r#""logs":{"attributes":{"a":"f()","b":"f()"}}"#);
         let plan = Plan::new(&config);
-        let mut told = Told::default();
+        let texts: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+        let mut told = Told::default().bytes("a", &answer("l", &list(&texts))).bytes("b", &answer("l", &list(&texts[..2])));
         for (path, value) in plan.property_paths().zip(&values) {
             told = told.bytes(&String::from_utf8_lossy(path).replace('\0', "."), value);
         }

@@ -10,6 +10,7 @@
 mod support;
 
 mod accounting;
+mod attributes;
 mod batching;
 mod capture;
 mod clock;

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on fails by panicking"
 )]
 
+mod attributes;
 mod configuration;
 mod delivery;
 mod dialects;
