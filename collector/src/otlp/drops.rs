@@ -13,16 +13,8 @@ use super::{MAX_MESSAGE_BYTES, decode, wire};
 pub const METRICS: [&str; 2] = ["offpath.records.dropped", "offpath.metric_points.dropped"];
 
 /// Why the plugin drops: whatever else a sender makes up takes no row.
-pub const REASONS: [&str; 8] = [
-    "queue_full",
-    "spilled",
-    "rejected",
-    "expired",
-    "oversized",
-    "rate_limited",
-    "shutdown",
-    "vm_lost",
-];
+pub const REASONS: [&str; 8] =
+    ["queue_full", "spilled", "rejected", "expired", "oversized", "rate_limited", "shutdown", "vm_lost"];
 
 /// How much was dropped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
