@@ -1,3 +1,5 @@
+//! Gaps in sequences, whatever the order in which batches come.
+
 use std::collections::BTreeSet;
 
 use super::*;
