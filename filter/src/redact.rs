@@ -81,7 +81,7 @@ impl Redactor {
     /// A query, or any other text that a client chose.
     pub fn text<'v>(&self, text: &'v [u8]) -> Cow<'v, [u8]> {
         match &self.templates {
-            Some(templates) => map(templates.text(text), |text| self.plain(text, Place::Text)),
+            Some(templates) => map(templates.paths(text), |text| self.plain(text, Place::Text)),
             None => self.plain(text, Place::Text),
         }
     }
@@ -147,11 +147,14 @@ impl Redactor {
         }
     }
 
-    /// Whatever the configuration says of templates.
+    /// All but paths that match templates.
     fn plain<'v>(&self, text: &'v [u8], place: Place) -> Cow<'v, [u8]> {
         // Each looks at the text as it came: what the one takes out may be what the other knows a secret by.
         let mut places = params::find(&self.params, text, place);
         places.extend(user_info::find(text, place));
+        if let (Some(templates), Place::Text) = (&self.templates, place) {
+            places.extend(templates.segment_places(text));
+        }
         if places.is_empty() {
             return Cow::Borrowed(text);
         }

@@ -85,3 +85,12 @@ fn eight_bytes_at_once_miss_no_sign() {
     let others: Vec<u8> = (0..=255).filter(|byte| !b"=@%\"".contains(byte)).collect();
     assert!(others.iter().all(|&byte| !may_hold_secrets(&[byte; 8])));
 }
+
+#[test]
+fn a_secret_segment_does_not_hide_the_name_beside_it() {
+    let mut redactor = redactor(r#""routes":["/reset/{token}"],"redact":{"path_params":["token"]}"#);
+    assert_eq!(text(redactor.path(b"/reset/password")), "/reset/REDACTED");
+    assert_eq!(text(redactor.text(b"password=hunter2")), "REDACTED=REDACTED");
+    let referer = b"https://shop/reset/password?password=hunter2";
+    assert_eq!(text(redactor.value("referer", referer)), "https://shop/reset/REDACTED?REDACTED=REDACTED");
+}
