@@ -281,7 +281,7 @@ mod tests {
     fn capture_asks_what_the_plugin_asks() {
         let config = Config::parse(br#"{"collector":{"cluster":"c"}}"#).unwrap();
         let script = capture(&config, Kept::All);
-        assert!(script.starts_with("headers\ncel ["), "{script}");
+        assert!(script.starts_with("headers\ncel has(response.backend_latency)?["), "{script}");
         assert!(script.contains("request.duration"), "{script}");
         let config = Config::parse(br#"{"collector":{"cluster":"c"},"logs":{"enabled":false}}"#).unwrap();
         let script = capture(&config, Kept::Metrics);
