@@ -207,7 +207,7 @@ mod tests {
         let mut templates = templates(&["token"]).unwrap().unwrap();
         templates.request_path(b"/reset/s3cret");
         let places = |text: &[u8]| templates.segment_places(text).collect::<Vec<_>>();
-        assert_eq!(places(b"/api/v2/reset/s3cret"), [14..20]);
+        assert_eq!(places(b"/api/v2/reset/s3cret"), vec![14..20; 1]);
         assert_eq!(places(b"s3cret s3cret"), [0..6, 7..13]);
         templates.request_path(b"/reset/7");
         let places = templates.segment_places(b"7 s3cret").count();
