@@ -43,13 +43,13 @@ async fn batches_that_the_proxy_drops_are_gaps_in_the_collector() {
     let binary = project().await.collector();
     let collector = Collector::start_on(&binary, folder.path(), otlp.port(), http.port()).await.unwrap();
     // Each worker delivers what it still holds, and a batch of its own after that, by which the gap is seen.
-    let accounting = wait::until("all that is left is delivered", async || {
-        send(&proxy).await;
+    let settled = async || {
         let accounting = proxy.accounting().await?;
         Ok((accounting.pending == 0).then_some(accounting))
-    })
-    .await
-    .unwrap();
+    };
+    wait::until("all that is left is delivered", settled).await.unwrap();
+    send(&proxy).await;
+    let accounting = wait::until("what came after it is delivered", settled).await.unwrap();
     assert!(accounting.balances(), "{accounting:?}");
     let stored = async || Ok(collector.accounting().await?.stored);
     wait::until_equal("the records that are stored", &accounting.delivered, stored).await.unwrap();
