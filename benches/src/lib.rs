@@ -1,7 +1,16 @@
 //! What the benchmarks have in common: a configuration, and a finished request as the host tells it.
 
+use std::hint::black_box;
+
 use offpath_filter::capture::{Captured, Malformed, Plan};
 use offpath_filter::config::{Config, ConfigError};
+use offpath_filter::otlp::answer::Answer;
+use offpath_filter::pipeline::{Node, Pipeline};
+
+/// When everything happens.
+pub const NOW_UNIX_NANO: u64 = 1_700_000_000_500_000_000;
+
+const ACCEPTED: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
 
 /// Reads `json`, which must be a whole configuration.
 ///
@@ -92,6 +101,41 @@ pub fn take_answers(
     captured.clear();
     captured.take_headers(headers, plan.first().headers())?;
     captured.take_list(list, plan.first().list_slots())
+}
+
+/// A pipeline whose collector accepts each batch as it comes.
+#[derive(Debug)]
+pub struct Accepting {
+    pipeline: Pipeline,
+    calls: u32,
+}
+
+impl Accepting {
+    /// As configured.
+    ///
+    /// # Errors
+    /// What [`Pipeline::new`] says.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        Ok(Self { pipeline: Pipeline::new(config, &Node::default(), [0; 16], NOW_UNIX_NANO)?, calls: 0 })
+    }
+
+    /// What is asked of the host.
+    pub fn plan(&self) -> &Plan {
+        self.pipeline.plan()
+    }
+
+    /// The whole of what a request takes, its part in batches and in statistics as well.
+    pub fn observe(&mut self, captured: &Captured) {
+        self.pipeline.observe(captured, NOW_UNIX_NANO);
+        while let Some(batch) = self.pipeline.take_next(NOW_UNIX_NANO) {
+            self.calls += 1;
+            self.pipeline.dispatched(batch, self.calls, NOW_UNIX_NANO);
+            self.pipeline.answered(self.calls, ACCEPTED, NOW_UNIX_NANO);
+        }
+        self.pipeline.ledger().take_changes(|stat, change| {
+            black_box((stat, change));
+        });
+    }
 }
 
 /// Durations from 200 µs to 10 s in no order that a branch predictor could learn.

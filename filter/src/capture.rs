@@ -257,20 +257,8 @@ impl ExactSizeIterator for Pairs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::list;
     use proptest::prelude::*;
-
-    fn list(values: &[&[u8]]) -> Vec<u8> {
-        let mut answer = (values.len() as u32).to_le_bytes().to_vec();
-        for value in values {
-            answer.extend((value.len() as u32).to_le_bytes());
-            answer.extend(0u32.to_le_bytes());
-        }
-        for value in values {
-            answer.extend_from_slice(value);
-            answer.extend([0, 0]);
-        }
-        answer
-    }
 
     #[test]
     fn a_list_fills_the_slots_that_single_values_would_fill() {

@@ -77,6 +77,14 @@ impl Told {
     }
 }
 
+/// What the host answers to a CEL list of strings: the first halves of pairs.
+pub(crate) fn list(items: &[&[u8]]) -> Vec<u8> {
+    let mut answer = (items.len() as u32).to_le_bytes().to_vec();
+    items.iter().for_each(|item| answer.extend([(item.len() as u32).to_le_bytes(), [0; 4]].concat()));
+    items.iter().for_each(|item| answer.extend([item, &b"\0\0"[..]].concat()));
+    answer
+}
+
 /// A configuration with a collector, and `sections` as further keys.
 pub(crate) fn config(sections: &str) -> Config {
     let comma = if sections.is_empty() { "" } else { "," };

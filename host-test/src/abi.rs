@@ -18,8 +18,10 @@ pub use status::Status;
 
 pub(crate) use pairs::encode as encode_pairs;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use wasmtime::error::Context as _;
 use wasmtime::{Caller, Engine, InstancePre, Linker, Module, Result, bail};
 
 use crate::expressions::Compiler;
@@ -51,6 +53,21 @@ impl PluginModule {
         }
         let linked = link(&module)?.instantiate_pre(&module)?;
         Ok(Self { linked, compiler: Arc::new(Compiler::new()) })
+    }
+
+    /// Compiles a module that was built: the file that the environment's `variable` names, or `file` in the workspace's target
+    /// folder. `build` is the command that makes it, for the error.
+    ///
+    /// # Errors
+    /// When there is no such file, or what [`PluginModule::compile`] says.
+    pub fn built(variable: &str, file: &str, build: &str) -> Result<Self> {
+        let path = std::env::var_os(variable).map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target").join(file),
+            PathBuf::from,
+        );
+        let wasm = std::fs::read(&path)
+            .with_context(|| format!("cannot read `{}`; run `{build}` first", path.display()))?;
+        Self::compile(&wasm)
     }
 
     /// The compiled module, for what a test wants to know of its imports and exports.

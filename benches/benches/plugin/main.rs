@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use criterion::Criterion;
 
-const NOW: u64 = 1_700_000_000_500_000_000;
 const CONFIG: &str = r#"{"collector": {"cluster": "otlp"}}"#;
 
 fn main() {

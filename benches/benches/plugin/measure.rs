@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion};
-use offpath_benches::{Durations, config, ordinary_request};
+use offpath_benches::{Durations, NOW_UNIX_NANO as NOW, config, ordinary_request};
 use offpath_filter::capture::Plan;
 use offpath_filter::measure::{Histogram, Layout, Measurements};
 use offpath_filter::otlp::envelope::Envelope;
@@ -12,7 +12,7 @@ use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::{Aggregation, ManualReader, SdkMeterProvider, Stream};
 
-use super::{CONFIG, NOW};
+use super::CONFIG;
 
 const MAX_BUCKETS: usize = 160;
 

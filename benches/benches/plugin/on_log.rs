@@ -3,7 +3,6 @@
 //! The host's part is in it, and is not Envoy's: what is to be compared is one configuration with another. The module is
 //! what `OFFPATH_WASM` names, `target/offpath.wasm` otherwise.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use criterion::Criterion;
@@ -14,11 +13,7 @@ use serde_json::{Value, json};
 const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) fn define(criterion: &mut Criterion) {
-    let path = std::env::var_os("OFFPATH_WASM")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/offpath.wasm"), Into::into);
-    let module = std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask build` first", path.display()));
-    let module = PluginModule::compile(&module).unwrap();
+    let module = PluginModule::built("OFFPATH_WASM", "offpath.wasm", "cargo xtask build").unwrap();
     for (name, logs, metrics) in [
         ("all logs and metrics", json!({}), json!({})),
         ("metrics and 5 % of the logs", json!({"sample_ratio": 0.05, "sample_by": "request"}), json!({})),

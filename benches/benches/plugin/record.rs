@@ -4,13 +4,13 @@ use std::hint::black_box;
 use std::rc::Rc;
 
 use criterion::{Criterion, Throughput};
-use offpath_benches::{config, host_answers, ordinary_request, take_answers};
+use offpath_benches::{
+    Accepting, NOW_UNIX_NANO as NOW, config, host_answers, ordinary_request, take_answers,
+};
 use offpath_filter::batch::Batcher;
 use offpath_filter::capture::{Captured, Plan};
 use offpath_filter::config::Config;
-use offpath_filter::otlp::answer::Answer;
 use offpath_filter::otlp::envelope::Envelope;
-use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
 use offpath_filter::redact::Redactor;
 use offpath_filter::request::FinishedRequest;
@@ -18,10 +18,8 @@ use offpath_filter::route::Routes;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use prost::Message;
 
+use super::CONFIG;
 use super::prost_record::log_record;
-use super::{CONFIG, NOW};
-
-const ACCEPTED: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
 
 pub(super) fn define(criterion: &mut Criterion) {
     capture(criterion);
@@ -96,22 +94,10 @@ fn batch(criterion: &mut Criterion) {
 }
 
 fn observe(criterion: &mut Criterion) {
-    let config = config(CONFIG).unwrap();
-    let mut pipeline = Pipeline::new(config, &Node::default(), [0; 16], NOW).unwrap();
-    let captured = ordinary_request(pipeline.plan());
-    let mut token = 0;
+    let mut accepting = Accepting::new(config(CONFIG).unwrap()).unwrap();
+    let captured = ordinary_request(accepting.plan());
     criterion.bench_function("observe, batches sealed and accepted/offpath", |bencher| {
-        bencher.iter(|| {
-            pipeline.observe(black_box(&captured), NOW);
-            while let Some(batch) = pipeline.take_next(NOW) {
-                token += 1;
-                pipeline.dispatched(batch, token, NOW);
-                pipeline.answered(token, ACCEPTED, NOW);
-            }
-            pipeline.ledger().take_changes(|stat, change| {
-                black_box((stat, change));
-            });
-        });
+        bencher.iter(|| accepting.observe(black_box(&captured)));
     });
 }
 

@@ -7,12 +7,13 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use offpath_benches::{Durations, config, host_answers, ordinary_request, take_answers};
+use offpath_benches::{
+    Accepting, Durations, NOW_UNIX_NANO as NOW, config, host_answers, ordinary_request, take_answers,
+};
 use offpath_filter::batch::Batcher;
 use offpath_filter::capture::{Captured, Plan};
 use offpath_filter::config::Config;
 use offpath_filter::measure::{Histogram, Layout, Measurements};
-use offpath_filter::otlp::answer::Answer;
 use offpath_filter::otlp::envelope::Envelope;
 use offpath_filter::pipeline::{Node, Pipeline};
 use offpath_filter::record::Encoder;
@@ -38,8 +39,6 @@ const PIECES: [Piece; 10] = [
     ("config_parse", config_parse),
 ];
 
-const NOW: u64 = 1_700_000_000_500_000_000;
-const ACCEPTED: Answer<'_> = Answer { status: Some(200), retry_after: b"", body: b"" };
 const CONFIG: &str = r#"{"collector": {"cluster": "otlp"}}"#;
 
 fn main() -> ExitCode {
@@ -133,19 +132,10 @@ fn batch_push_and_seal(times: u32) -> Outcome {
 }
 
 fn observe(times: u32) -> Outcome {
-    let mut pipeline = Pipeline::new(config(CONFIG)?, &Node::default(), [0; 16], NOW)?;
-    let captured = ordinary_request(pipeline.plan());
-    let mut token = 0;
+    let mut accepting = Accepting::new(config(CONFIG)?)?;
+    let captured = ordinary_request(accepting.plan());
     for _ in 0..times {
-        pipeline.observe(black_box(&captured), NOW);
-        while let Some(batch) = pipeline.take_next(NOW) {
-            token += 1;
-            pipeline.dispatched(batch, token, NOW);
-            pipeline.answered(token, ACCEPTED, NOW);
-        }
-        pipeline.ledger().take_changes(|stat, change| {
-            black_box((stat, change));
-        });
+        accepting.observe(black_box(&captured));
     }
     Ok(())
 }

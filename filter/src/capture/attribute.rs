@@ -155,6 +155,7 @@ fn items(list: &[u8]) -> Result<impl Iterator<Item = Result<&[u8], NotAnAttribut
 mod tests {
     use super::*;
     use crate::config::Expression;
+    use crate::testing::list;
     use proptest::prelude::*;
 
     fn wanted_of(text: &str) -> (Value, Form) {
@@ -195,13 +196,6 @@ mod tests {
         }
         // What would end the string that a header's name is put into.
         assert!(term("request.headers['a\"b']").starts_with("(has(request.headers)&&"));
-    }
-
-    fn list(items: &[&[u8]]) -> Vec<u8> {
-        let mut answer = (items.len() as u32).to_le_bytes().to_vec();
-        items.iter().for_each(|item| answer.extend([(item.len() as u32).to_le_bytes(), [0; 4]].concat()));
-        items.iter().for_each(|item| answer.extend([item, &b"\0\0"[..]].concat()));
-        answer
     }
 
     #[test]

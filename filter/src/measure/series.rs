@@ -21,8 +21,6 @@ const POINT_ATTRIBUTES: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeriesKey<Name> {
     small: Small,
-    /// `small` as one number: to hash and to compare it field by field would cost more than all the rest of a look-up.
-    packed: u64,
     error_type: Option<ErrorType>,
     /// Template, cluster, route, virtual host; empty when unknown or not asked for.
     names: [Name; 4],
@@ -40,7 +38,7 @@ struct Small {
 }
 
 impl Small {
-    /// Another number for each value.
+    /// Another number for each value: to hash and to compare field by field would cost more than all the rest of a look-up.
     fn packed(self) -> u64 {
         let [low, high] = self.status.unwrap_or(0).to_le_bytes();
         u64::from_le_bytes([
@@ -80,7 +78,7 @@ impl<'c> SeriesKey<&'c [u8]> {
             is_grpc: request.is_grpc,
             is_outbound: request.is_outbound,
         };
-        Self { small, packed: small.packed(), error_type: request.outcome.error_type, names }
+        Self { small, error_type: request.outcome.error_type, names }
     }
 
     pub(super) fn encode_attributes(&self) -> Vec<u8> {
@@ -120,7 +118,7 @@ impl<'c> SeriesKey<&'c [u8]> {
 
 impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.packed);
+        state.write_u64(self.small.packed());
         if let Some(error_type) = self.error_type {
             error_type.hash(state);
         }
@@ -132,14 +130,14 @@ impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
 
 impl SeriesKey<Box<[u8]>> {
     pub(super) fn borrowed(&self) -> SeriesKey<&[u8]> {
-        let Self { small, packed, error_type, .. } = *self;
-        SeriesKey { small, packed, error_type, names: self.names.each_ref().map(|name| &**name) }
+        let Self { small, error_type, .. } = *self;
+        SeriesKey { small, error_type, names: self.names.each_ref().map(|name| &**name) }
     }
 }
 
 impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
     fn equivalent(&self, owned: &SeriesKey<Box<[u8]>>) -> bool {
-        self.packed == owned.packed
+        self.small.packed() == owned.small.packed()
             && self.error_type == owned.error_type
             && self.names.iter().zip(&owned.names).all(|(name, owned)| is_same_name(name, owned))
     }
@@ -152,8 +150,8 @@ fn is_same_name(name: &[u8], other: &[u8]) -> bool {
 
 impl From<&SeriesKey<&[u8]>> for SeriesKey<Box<[u8]>> {
     fn from(key: &SeriesKey<&[u8]>) -> Self {
-        let SeriesKey { small, packed, error_type, names } = *key;
-        Self { small, packed, error_type, names: names.map(Into::into) }
+        let SeriesKey { small, error_type, names } = *key;
+        Self { small, error_type, names: names.map(Into::into) }
     }
 }
 
@@ -163,4 +161,46 @@ pub(super) fn overflow_attributes() -> Vec<u8> {
     let mut out = Vec::new();
     put_bool(&mut out, POINT_ATTRIBUTES, "otel.metric.overflow", true);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const METHODS: [&[u8]; 11] = [
+        b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"QUERY",
+        b"other",
+    ];
+
+    /// Every series there can be, but for its names: with each status at the ends of a class.
+    fn every_small() -> impl Iterator<Item = Small> {
+        let statuses = || [None, Some(100), Some(199), Some(200), Some(255), Some(256), Some(511), Some(999)];
+        let flags = || [(false, false), (false, true), (true, false), (true, true)];
+        METHODS.into_iter().flat_map(move |method| {
+            [&b"http"[..], b"https", b""].into_iter().flat_map(move |scheme| {
+                statuses().into_iter().flat_map(move |status| {
+                    [&b"HTTP/1.0"[..], b"HTTP/1.1", b"HTTP/2", b"HTTP/3", b""].into_iter().flat_map(
+                        move |version| {
+                            flags().into_iter().map(move |(is_grpc, is_outbound)| Small {
+                                method: Method::read(method),
+                                scheme: Scheme::read(scheme),
+                                status,
+                                protocol_version: ProtocolVersion::read(version),
+                                is_grpc,
+                                is_outbound,
+                            })
+                        },
+                    )
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn no_two_series_are_packed_into_the_same_number() {
+        let (count, packed): (Vec<_>, BTreeSet<u64>) =
+            every_small().map(|small| (small, small.packed())).unzip();
+        assert_eq!((count.len(), packed.len()), (5_280, 5_280));
+    }
 }

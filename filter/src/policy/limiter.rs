@@ -2,13 +2,19 @@
 //!
 //! What share of its requests a second can keep is said before the request that asks is looked at, from how many there
 //! were in the last second and how many records this one has already. So the weight 1 / share is right for each request by
-//! itself, and every sum of weights is right, whatever it is grouped by. Half of the bound is for what the last second lets
-//! foresee, the other half for what it does not: the fuller the second, the smaller the share. Only what a full second
+//! itself, and every sum of weights is right, whatever it is grouped by. Three quarters of the bound are for what the last
+//! second lets foresee, the rest for what it does not: the fuller the second, the smaller the share. Only what a full second
 //! refuses is missing from the sums.
 
 use super::Kind;
 
 const SECOND_NANO: u64 = 1_000_000_000;
+
+/// The part of the bound that is for what the last second lets foresee.
+const FORESEEN: f64 = 0.75;
+
+/// The share is halved so many times for each whole bound of records beyond what was foreseen, 12 times in what is left.
+const HALVINGS: f64 = 48.0;
 
 /// Counts seconds.
 #[derive(Debug, Clone)]
@@ -62,11 +68,11 @@ impl Limiter {
         self.admitted += 1.0;
     }
 
-    /// Halved for each 24th of the bound beyond half of it: each tenfold of a sudden load takes as many records as the one
-    /// before, and a second is full after some 200 times as many requests as it may have records.
+    /// Each tenfold of a sudden load takes as many records as the one before, and a second is full after some 120 times as
+    /// many requests as it may have records.
     fn damping(&self) -> f64 {
-        let unforeseen = (self.admitted / self.max_per_second - 0.5).max(0.0);
-        (-24.0 * unforeseen).exp2()
+        let unforeseen = (self.admitted / self.max_per_second - FORESEEN).max(0.0);
+        (-HALVINGS * unforeseen).exp2()
     }
 
     fn begin(&mut self, second: u64) {
@@ -74,7 +80,7 @@ impl Limiter {
             // After a second without any request there is nothing to go by.
             (self.always, self.ordinary) = (0.0, 0.0);
         }
-        let room = self.max_per_second / 2.0;
+        let room = self.max_per_second * FORESEEN;
         // Ordinary requests make room for the others first, but for a rest: a share of 0 would have no weight.
         let ordinary_room = (room - self.always).max(room / 8.0);
         self.always_scale = (room / self.always).min(1.0);

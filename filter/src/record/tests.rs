@@ -7,7 +7,7 @@ use crate::capture::Plan;
 use crate::config::Config;
 use crate::otlp::envelope::Envelope;
 use crate::route::Routes;
-use crate::testing::{Told, config};
+use crate::testing::{Told, config, list};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -171,13 +171,6 @@ fn only_listed_headers_are_recorded_and_credentials_never() {
 /// The answer to an expression: its type's letter, and its value.
 fn answer(letter: &str, value: &[u8]) -> Vec<u8> {
     list(&[letter.as_bytes(), value])
-}
-
-fn list(items: &[&[u8]]) -> Vec<u8> {
-    let mut answer = (items.len() as u32).to_le_bytes().to_vec();
-    items.iter().for_each(|item| answer.extend([(item.len() as u32).to_le_bytes(), [0; 4]].concat()));
-    items.iter().for_each(|item| answer.extend([item, &b"\0\0"[..]].concat()));
-    answer
 }
 
 #[test]

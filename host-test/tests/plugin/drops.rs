@@ -6,7 +6,9 @@ use offpath_host_test::{Call, FailurePolicy, Proxy, get};
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, metric, number_data_point};
 use serde_json::json;
 
-use crate::support::{attributes, config, decode_metrics, dropped, proxy, secs, trapping_wasm};
+use crate::support::{
+    accepted_calls, attributes, config, decode_metrics, dropped, proxy, secs, trapping_wasm,
+};
 
 /// By metric, sender and reason: what the calls say in the end, or in all.
 fn sums(calls: &[Call], temporality: AggregationTemporality) -> BTreeMap<(String, String), i64> {
@@ -45,15 +47,6 @@ fn records(reason: &str) -> (String, String) {
     ("offpath.records.dropped".to_owned(), reason.to_owned())
 }
 
-fn run(proxy: &mut Proxy, seconds: u64) -> Vec<Call> {
-    let mut calls = Vec::new();
-    for _ in 0..seconds {
-        proxy.advance(secs(1)).unwrap();
-        calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
-    }
-    calls
-}
-
 #[test]
 fn what_is_exported_is_what_the_proxys_statistics_say() {
     for (name, temporality) in
@@ -73,9 +66,9 @@ fn what_is_exported_is_what_the_proxys_statistics_say() {
             calls.extend(
                 proxy.cluster("otlp").answer_all(status).unwrap().into_iter().filter(|_| status == 200),
             );
-            calls.extend(run(&mut proxy, 3));
+            calls.extend(accepted_calls(&mut proxy, 3));
         }
-        calls.extend(run(&mut proxy, 3));
+        calls.extend(accepted_calls(&mut proxy, 3));
         let sums = sums(&calls, temporality);
         let (rejected, limited) = (dropped(&proxy, "rejected"), dropped(&proxy, "rate_limited"));
         assert!(rejected > 0 && limited > 0, "{rejected} {limited}");
@@ -96,7 +89,7 @@ fn points_that_were_refused_are_told_by_the_next_export() {
     proxy.request(get("/")).respond(200).unwrap();
     proxy.advance(secs(1)).unwrap();
     proxy.cluster("otlp").answer(400).unwrap();
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     let refused = ("offpath.metric_points.dropped".to_owned(), "rejected".to_owned());
     assert_eq!(sums(&calls, AggregationTemporality::Cumulative), BTreeMap::from([(refused, 1)]));
 }
@@ -111,7 +104,7 @@ fn what_a_lost_machine_held_is_told_by_the_one_that_counts_it() {
     }
     proxy.request(get("/")).on_worker(1).respond(200).unwrap();
     proxy.request(get("/").header("x-offpath-trap", "1")).on_worker(0).respond(200).unwrap_err();
-    let calls = run(&mut proxy, 40);
+    let calls = accepted_calls(&mut proxy, 40);
     assert_eq!(dropped(&proxy, "vm_lost"), 10);
     assert_eq!(sums(&calls, AggregationTemporality::Cumulative), BTreeMap::from([(records("vm_lost"), 10)]));
 }
@@ -120,6 +113,6 @@ fn what_a_lost_machine_held_is_told_by_the_one_that_counts_it() {
 fn nothing_dropped_is_nothing_told() {
     let mut proxy = proxy(json!({"metrics": {"interval": "1s"}}));
     proxy.request(get("/")).respond(200).unwrap();
-    let calls = run(&mut proxy, 5);
+    let calls = accepted_calls(&mut proxy, 5);
     assert!(calls.len() > 3 && sums(&calls, AggregationTemporality::Cumulative).is_empty());
 }

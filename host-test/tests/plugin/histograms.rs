@@ -1,24 +1,16 @@
 //! Histograms: every request is counted once, in the series that it belongs to.
 
-use offpath_host_test::{Call, Proxy, get, post};
+use offpath_host_test::{Call, get, post};
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, ExponentialHistogramDataPoint, metric,
 };
 use serde_json::json;
 
-use crate::support::{attributes, builder, decode_metrics, millis, points, proxy, secs, text};
+use crate::support::{
+    accepted_calls, attributes, builder, decode_metrics, millis, points, proxy, secs, text,
+};
 
 const DURATION: &str = "http.server.request.duration";
-
-/// The exports of `seconds`, each answered as it comes.
-fn run(proxy: &mut Proxy, seconds: u64) -> Vec<Call> {
-    let mut calls = Vec::new();
-    for _ in 0..seconds {
-        proxy.advance(secs(1)).unwrap();
-        calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
-    }
-    calls
-}
 
 fn count(points: &[ExponentialHistogramDataPoint]) -> u64 {
     points.iter().map(|point| point.count).sum()
@@ -41,7 +33,7 @@ fn every_request_is_counted_once_whatever_the_temporality() {
             for number in 0..20_u64 {
                 proxy.request(get("/").took(millis(number * 7 + round))).respond(200).unwrap();
             }
-            calls.extend(run(&mut proxy, 2));
+            calls.extend(accepted_calls(&mut proxy, 2));
         }
         let counted = match temporality {
             "cumulative" => count(&last(&calls, DURATION)),
@@ -71,7 +63,7 @@ fn a_points_buckets_sum_and_bounds_agree() {
     for duration in [millis(0), millis(1), millis(10), millis(10), secs(60)] {
         proxy.request(get("/").took(duration)).respond(200).unwrap();
     }
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     let [point] = &last(&calls, DURATION)[..] else { panic!() };
     let positive: u64 = point.positive.as_ref().unwrap().bucket_counts.iter().sum();
     assert_eq!((point.count, point.zero_count, positive), (5, 1, 4));
@@ -90,7 +82,7 @@ fn a_series_is_method_status_protocol_and_cluster() {
     proxy.request(post("/a")).respond(200).unwrap();
     proxy.request(get("/a").with(|info| info.cluster_name = Some(b"blue".to_vec()))).respond(200).unwrap();
     proxy.request(get("/a").with(|info| info.protocol = Some(b"HTTP/2".to_vec()))).respond(200).unwrap();
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     let points = last(&calls, DURATION);
     let mut counts: Vec<_> = points.iter().map(|point| point.count).collect();
     counts.sort_unstable();
@@ -118,7 +110,7 @@ fn series_beyond_the_bound_are_counted_in_the_overflow_series() {
             let named = format!("cluster-{cluster}").into_bytes();
             proxy.request(get("/").with(|info| info.cluster_name = Some(named))).respond(200).unwrap();
         }
-        let calls = run(&mut proxy, 2);
+        let calls = accepted_calls(&mut proxy, 2);
         let points = last(&calls, DURATION);
         assert_eq!(count(&points), 11, "{max_series}");
         assert!(points.len() <= max_series, "{} > {max_series}", points.len());
@@ -136,7 +128,7 @@ fn a_point_never_has_more_buckets_than_allowed() {
     for exponent in 0..60 {
         proxy.request(get("/").took(millis(1 + exponent * exponent * 17))).respond(200).unwrap();
     }
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     let points = last(&calls, DURATION);
     assert_eq!(count(&points), 60);
     assert!(points.iter().all(|point| point.positive.as_ref().unwrap().bucket_counts.len() <= 16));
@@ -148,7 +140,7 @@ fn upstream_and_proxy_durations_split_the_whole() {
     let mut proxy = proxy(config);
     proxy.request(get("/")).respond(200).unwrap();
     proxy.request(get("/").without_upstream("direct_response").took(millis(1))).respond(200).unwrap();
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     let sum = |name| last(&calls, name).iter().filter_map(|point| point.sum).sum::<f64>();
     assert!((sum(DURATION) - 0.013).abs() < 1e-9);
     assert!((sum("envoy.upstream.duration") - 0.009).abs() < 1e-9);
@@ -160,7 +152,7 @@ fn upstream_and_proxy_durations_split_the_whole() {
 fn outbound_requests_have_the_clients_metric() {
     let mut proxy = proxy(json!({"metrics": {"interval": "1s"}}));
     proxy.request(get("/").with(|info| info.listener_direction = 2)).respond(200).unwrap();
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     assert_eq!(count(&last(&calls, "http.client.request.duration")), 1);
     assert!(last(&calls, DURATION).is_empty());
 }
@@ -171,7 +163,7 @@ fn each_worker_counts_its_own_requests() {
     for number in 0..100 {
         proxy.request(get("/")).on_worker(number % 2).respond(200).unwrap();
     }
-    let calls = run(&mut proxy, 1);
+    let calls = accepted_calls(&mut proxy, 1);
     let by_worker = |worker| {
         let own: Vec<_> = calls
             .iter()
@@ -196,7 +188,7 @@ fn large_exports_are_split_and_lose_nothing() {
         let named = format!("cluster-{cluster}").into_bytes();
         proxy.request(get("/").with(|info| info.cluster_name = Some(named))).respond(200).unwrap();
     }
-    let calls = run(&mut proxy, 2);
+    let calls = accepted_calls(&mut proxy, 2);
     assert!(calls.len() > 5 && calls.iter().all(|call| call.body.len() <= 2048));
     assert_eq!(count(&last(&calls, DURATION)), 100);
 }

@@ -1,7 +1,6 @@
 //! What the plugin's tests share: the built module, compiled once, and its exports decoded.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 /// The built plugin: `target/offpath.wasm`, or what `OFFPATH_WASM` names.
 pub(crate) fn plugin_wasm() -> &'static PluginModule {
     static MODULE: OnceLock<PluginModule> = OnceLock::new();
-    MODULE.get_or_init(|| compiled("OFFPATH_WASM", "offpath.wasm", "cargo xtask build"))
+    MODULE.get_or_init(|| PluginModule::built("OFFPATH_WASM", "offpath.wasm", "cargo xtask build").unwrap())
 }
 
 /// The plugin built with a trap in it, which a request's header `x-offpath-trap` springs: `target/offpath-trap.wasm`, or
@@ -28,17 +27,7 @@ pub(crate) fn trapping_wasm() -> &'static PluginModule {
     let build = "CARGO_PROFILE_WASM_STRIP=debuginfo cargo rustc -p offpath-filter --features trap --lib --crate-type cdylib --profile wasm \
                  --target wasm32-wasip1 --target-dir target/trap && \
                  cp target/trap/wasm32-wasip1/wasm/offpath_filter.wasm target/offpath-trap.wasm";
-    MODULE.get_or_init(|| compiled("OFFPATH_TRAP_WASM", "offpath-trap.wasm", build))
-}
-
-fn compiled(variable: &str, file: &str, build: &str) -> PluginModule {
-    let path = std::env::var_os(variable).map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target").join(file),
-        PathBuf::from,
-    );
-    let wasm = std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{}: {error}; run `{build}` first", path.display()));
-    PluginModule::compile(&wasm).unwrap()
+    MODULE.get_or_init(|| PluginModule::built("OFFPATH_TRAP_WASM", "offpath-trap.wasm", build).unwrap())
 }
 
 /// A proxy with the plugin and the smallest configuration, with `changes` merged into it.
@@ -67,6 +56,16 @@ fn merge(into: &mut Value, changes: Value) {
         }
         (into, changes) => *into = changes,
     }
+}
+
+/// The calls of so many seconds, each accepted as it comes.
+pub(crate) fn accepted_calls(proxy: &mut Proxy, seconds: u64) -> Vec<Call> {
+    let mut calls = Vec::new();
+    for _ in 0..seconds {
+        proxy.advance(secs(1)).unwrap();
+        calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
+    }
+    calls
 }
 
 pub(crate) fn secs(seconds: u64) -> Duration {

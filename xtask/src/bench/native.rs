@@ -40,7 +40,8 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     for _ in 0..options.rounds {
         let folder = project.temporary_folder()?;
         let criterion = ["--noplot", "--warm-up-time", "0.5", "--measurement-time", "1"];
-        let mut arguments = vec!["bench", "--package", "offpath-benches", "--benches", "--"];
+        let mut arguments =
+            vec!["bench", "--package", "offpath-benches", "--bench", "plugin", "--bench", "collector", "--"];
         arguments.extend(criterion);
         arguments.extend(options.filter.as_deref());
         artefacts::run(
@@ -53,6 +54,16 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     ensure!(!times.is_empty(), "no benchmark has a name like that");
     print!("{}", table(&times));
     Ok(())
+}
+
+/// Measures the plugin's linear memory.
+///
+/// # Errors
+/// When it cannot be built or run, or the memory grows or is too much.
+pub(super) fn memory(project: &Project) -> anyhow::Result<()> {
+    artefacts::build_plugin(project)?;
+    let arguments = ["bench", "--package", "offpath-benches", "--bench", "memory"];
+    artefacts::run(command(project, &arguments).env("OFFPATH_WASM", project.plugin()))
 }
 
 /// Adds what criterion wrote to `folder`: `<group>/<who>/new/benchmark.json` and `estimates.json`.

@@ -49,7 +49,8 @@ pub(super) fn all() -> Vec<Variant> {
         all.push(Variant { name: name.to_owned(), load: Load::Nothing, script: String::new() });
     }
     for (load, name, script) in
-        [entries(), numbers(), properties(), headers(), lists(), expressions(), mixtures()].concat()
+        [entries(), numbers(), properties(), headers(), lists(), expressions(), mixtures(), few_values()]
+            .concat()
     {
         all.push(Variant { name, load, script });
     }
@@ -225,6 +226,36 @@ fn mixtures() -> Vec<Probe> {
     ]
     .map(|(name, script)| probe(BARE, name, &script))
     .into()
+}
+
+/// What histograms alone are captured by, each value by itself or all in a list, of fewer and more values: from how many on
+/// is the list cheaper?
+fn few_values() -> Vec<Probe> {
+    let one_by_one =
+        |names: &[&str]| -> String { names.iter().map(|name| format!("property {name}\n")).collect() };
+    LEAN_RECORD
+        .iter()
+        .scan(Vec::new(), |names, name| {
+            names.push(*name);
+            Some(names.clone())
+        })
+        .filter(|names| (5..=8).contains(&names.len()))
+        .flat_map(|names| {
+            let (count, listed) = (names.len(), cel(&list(&names, plain)));
+            [
+                probe(
+                    BARE,
+                    &format!("request headers, then {count} properties"),
+                    &format!("headers\n{}", one_by_one(&names)),
+                ),
+                probe(
+                    BARE,
+                    &format!("request headers, then CEL, the same {count}"),
+                    &format!("headers\n{listed}"),
+                ),
+            ]
+        })
+        .collect()
 }
 
 #[cfg(test)]
