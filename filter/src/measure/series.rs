@@ -21,6 +21,8 @@ const POINT_ATTRIBUTES: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeriesKey<Name> {
     small: Small,
+    /// `small` as one number: to hash and to compare it field by field would cost more than all the rest of a look-up.
+    packed: u64,
     error_type: Option<ErrorType>,
     /// Template, cluster, route, virtual host; empty when unknown or not asked for.
     names: [Name; 4],
@@ -38,7 +40,7 @@ struct Small {
 }
 
 impl Small {
-    /// Another number for each value: to hash and to compare field by field would cost more than all the rest of a look-up.
+    /// Another number for each value.
     fn packed(self) -> u64 {
         let [low, high] = self.status.unwrap_or(0).to_le_bytes();
         u64::from_le_bytes([
@@ -78,7 +80,7 @@ impl<'c> SeriesKey<&'c [u8]> {
             is_grpc: request.is_grpc,
             is_outbound: request.is_outbound,
         };
-        Self { small, error_type: request.outcome.error_type, names }
+        Self { small, packed: small.packed(), error_type: request.outcome.error_type, names }
     }
 
     pub(super) fn encode_attributes(&self) -> Vec<u8> {
@@ -118,7 +120,7 @@ impl<'c> SeriesKey<&'c [u8]> {
 
 impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.small.packed());
+        state.write_u64(self.packed);
         if let Some(error_type) = self.error_type {
             error_type.hash(state);
         }
@@ -130,14 +132,14 @@ impl<Name: AsRef<[u8]>> Hash for SeriesKey<Name> {
 
 impl SeriesKey<Box<[u8]>> {
     pub(super) fn borrowed(&self) -> SeriesKey<&[u8]> {
-        let Self { small, error_type, .. } = *self;
-        SeriesKey { small, error_type, names: self.names.each_ref().map(|name| &**name) }
+        let Self { small, packed, error_type, .. } = *self;
+        SeriesKey { small, packed, error_type, names: self.names.each_ref().map(|name| &**name) }
     }
 }
 
 impl Equivalent<SeriesKey<Box<[u8]>>> for SeriesKey<&[u8]> {
     fn equivalent(&self, owned: &SeriesKey<Box<[u8]>>) -> bool {
-        self.small.packed() == owned.small.packed()
+        self.packed == owned.packed
             && self.error_type == owned.error_type
             && self.names.iter().zip(&owned.names).all(|(name, owned)| is_same_name(name, owned))
     }
@@ -150,8 +152,8 @@ fn is_same_name(name: &[u8], other: &[u8]) -> bool {
 
 impl From<&SeriesKey<&[u8]>> for SeriesKey<Box<[u8]>> {
     fn from(key: &SeriesKey<&[u8]>) -> Self {
-        let SeriesKey { small, error_type, names } = *key;
-        Self { small, error_type, names: names.map(Into::into) }
+        let SeriesKey { small, packed, error_type, names } = *key;
+        Self { small, packed, error_type, names: names.map(Into::into) }
     }
 }
 
