@@ -5,7 +5,8 @@
 //!
 //! - OpenTelemetry's semantic conventions, which offpath's plugin speaks; also as text, as Envoy's own loggers write it;
 //! - the fields of Envoy Gateway's default format (`x-envoy-origin-path`, `response_code`, `duration`, …) and of Istio's
-//!   JSON format (`path` instead): as attributes, as a structured body, or as a body that is a line of JSON;
+//!   JSON format (`path` instead): as attributes, as a structured body, or as a body that is a line of JSON. Both names mean
+//!   the path that the client asked for; where both are there, `path` is somebody's own field and may be a rewritten one;
 //! - a body that is a line of Envoy's default format, or of Istio's, which has three fields more in its middle.
 //!
 //! Envoy writes `-`, or nothing, for a missing value, 0 for the status of a request that got no answer, and durations in
@@ -51,7 +52,7 @@ impl Request {
         let (trace_id, span_id) = trace(record, attributes, &log);
         Self {
             method: method.or_else(|| text(&log.method)),
-            path: field("url.path").or_else(|| text(&log.path)).map(without_query),
+            path: field("url.path").or_else(|| log.path()).map(without_query),
             route: field("http.route")
                 .or_else(|| field("envoy.route.name"))
                 .or_else(|| text(&log.route_name)),
@@ -114,12 +115,14 @@ fn from_hex(digits: &str, length: usize) -> Option<u128> {
 }
 
 /// The fields of an access log that have a column, by the names of Envoy Gateway and Istio. In a line of JSON a field that
-/// comes twice is an error: Envoy escapes nothing there, and whoever chooses a path or a user agent could add fields.
+/// comes twice is an error: where a format is a text, Envoy escapes nothing in it, and whoever chooses a path or a user agent
+/// could add fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct AccessLog {
     method: Value,
-    #[serde(alias = "x-envoy-origin-path")]
+    #[serde(rename = "x-envoy-origin-path")]
+    origin_path: Value,
     path: Value,
     response_code: Value,
     duration: Value,
@@ -150,10 +153,10 @@ impl AccessLog {
 
     fn of_fields(fields: &Attributes) -> Self {
         let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
-        let path = if fields.contains_key("path") { "path" } else { "x-envoy-origin-path" };
         Self {
             method: field("method"),
-            path: field(path),
+            origin_path: field("x-envoy-origin-path"),
+            path: field("path"),
             response_code: field("response_code"),
             duration: field("duration"),
             route_name: field("route_name"),
@@ -188,6 +191,10 @@ impl AccessLog {
             route_name: istio.and_then(last_of_istio).map(value).unwrap_or_default(),
             ..Self::default()
         })
+    }
+
+    fn path(&self) -> Option<String> {
+        text(&self.origin_path).or_else(|| text(&self.path))
     }
 
     fn status(&self) -> Option<i64> {

@@ -45,51 +45,119 @@ fn request(method: &str, path: &str, status: i64, duration_seconds: f64, route: 
     }
 }
 
-/// As Envoy 1.40 writes Envoy Gateway's default fields; those behind `duration` that matter here.
-const GATEWAY: [(&str, &str); 8] = [
+/// All of Envoy Gateway's default fields (1.9, `EnvoyJSONLogFields`) as Envoy writes them.
+const GATEWAY: [(&str, &str); 24] = [
     ("start_time", "2026-01-01T00:00:00.000Z"),
     ("method", "GET"),
     ("x-envoy-origin-path", "/orders/7?q=1"),
     ("protocol", "HTTP/1.1"),
     ("response_code", "503"),
     ("response_flags", "UF"),
+    ("response_code_details", "upstream_reset_before_response_started{connection_failure}"),
+    ("connection_termination_details", "-"),
+    ("upstream_transport_failure_reason", "delayed_connect_error:_111"),
+    ("bytes_received", "0"),
+    ("bytes_sent", "98"),
     ("duration", "12"),
+    ("x-envoy-upstream-service-time", "-"),
+    ("x-forwarded-for", "192.0.2.2"),
+    ("user-agent", "curl/8.9.1"),
+    ("x-request-id", "04186347-7203-41d0-8b56-965bc32ef60a"),
+    (":authority", "shop.example"),
+    ("upstream_host", "127.0.0.1:8000"),
+    ("upstream_cluster", "httproute/shop/orders/rule/0"),
+    ("upstream_local_address", "-"),
+    ("downstream_local_address", "127.0.0.1:10080"),
+    ("downstream_remote_address", "192.0.2.2:41028"),
+    ("requested_server_name", "-"),
     ("route_name", "httproute/shop/orders/rule/0/match/0/*"),
+];
+
+/// All fields of Istio's JSON format (1.28, `EnvoyJSONLogFormatIstio`) as Envoy writes them.
+const ISTIO: [(&str, &str); 24] = [
+    ("start_time", "2026-01-01T00:00:00.000Z"),
+    ("route_name", "default"),
+    ("method", "GET"),
+    ("path", "/orders/7?q=1"),
+    ("protocol", "HTTP/1.1"),
+    ("response_code", "503"),
+    ("response_flags", "UF"),
+    ("response_code_details", "upstream_reset_before_response_started{connection_failure}"),
+    ("connection_termination_details", "-"),
+    ("bytes_received", "0"),
+    ("bytes_sent", "98"),
+    ("duration", "12"),
+    ("upstream_service_time", "-"),
+    ("x_forwarded_for", "192.0.2.2"),
+    ("user_agent", "curl/8.9.1"),
+    ("request_id", "04186347-7203-41d0-8b56-965bc32ef60a"),
+    ("authority", "shop.example"),
+    ("upstream_host", "127.0.0.1:8000"),
+    ("upstream_cluster", "outbound|80||orders.shop.svc.cluster.local"),
+    ("upstream_local_address", "-"),
+    ("downstream_local_address", "127.0.0.1:15006"),
+    ("downstream_remote_address", "192.0.2.2:41028"),
+    ("requested_server_name", "-"),
+    ("upstream_transport_failure_reason", "delayed_connect_error:_111"),
 ];
 
 fn gateway_request() -> Request {
     request("GET", "/orders/7", 503, 0.012, Some("httproute/shop/orders/rule/0/match/0/*"))
 }
 
-#[test]
-fn envoy_gateways_fields_are_read_as_attributes_as_a_map_and_as_a_line_of_json() {
-    assert_eq!(of_attributes(&GATEWAY), gateway_request());
-    let map = KeyValueList { values: pairs(&GATEWAY) };
-    assert_eq!(of_body(any_value::Value::KvlistValue(map)), gateway_request());
-    let json = |fields: &[(&str, &str)]| {
-        let fields: Vec<String> =
-            fields.iter().map(|(key, value)| format!("\"{key}\":\"{value}\"")).collect();
-        format!("{{{}}}\n", fields.join(","))
-    };
-    assert_eq!(of_line(&json(&GATEWAY)), gateway_request());
-    assert_eq!(of_line(&json(&GATEWAY).replace("\"503\"", "503")), gateway_request());
+fn istio_request() -> Request {
+    request("GET", "/orders/7", 503, 0.012, Some("default"))
+}
+
+/// As a line of JSON, whose names come in the order in which `fields` are.
+fn json(fields: &[(&str, &str)]) -> String {
+    let fields: Vec<String> = fields.iter().map(|(key, value)| format!("\"{key}\":\"{value}\"")).collect();
+    format!("{{{}}}\n", fields.join(","))
+}
+
+/// What is read of fields as attributes, as a map and as a line of JSON.
+fn of_fields(fields: &[(&str, &str)]) -> [Request; 3] {
+    let map = KeyValueList { values: pairs(fields) };
+    [of_attributes(fields), of_body(any_value::Value::KvlistValue(map)), of_line(&json(fields))]
 }
 
 #[test]
-fn istios_fields_differ_in_the_name_of_the_path() {
-    let fields = GATEWAY.map(|(key, value)| (key.replace("x-envoy-origin-path", "path"), value));
-    let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (key.as_str(), *value)).collect();
-    assert_eq!(of_attributes(&fields), gateway_request());
+fn the_fields_of_envoy_gateway_and_istio_are_read_as_attributes_as_a_map_and_as_a_line_of_json() {
+    for (fields, expected) in [(GATEWAY, gateway_request()), (ISTIO, istio_request())] {
+        for (request, form) in of_fields(&fields).into_iter().zip(["attributes", "map", "line"]) {
+            assert_eq!(request, expected, "{form}");
+        }
+        // Numbers, as Envoy's JSON formats write them.
+        let line = json(&fields).replace("\"503\"", "503").replace("\"12\"", "12");
+        assert_eq!(of_line(&line), expected);
+    }
+}
+
+#[test]
+fn envoy_gateways_name_of_the_path_goes_before_another_one_wherever_both_are() {
+    let rewritten = ("path", "/v2/orders/7");
+    for fields in [[&GATEWAY[..], &[rewritten]].concat(), [&[rewritten][..], &GATEWAY].concat()] {
+        assert_eq!(of_fields(&fields), [gateway_request(), gateway_request(), gateway_request()]);
+    }
+    // Where it has no value, the other one is all there is.
+    let missing = [&ISTIO[..], &[("x-envoy-origin-path", "-")]].concat();
+    assert_eq!(of_fields(&missing), [istio_request(), istio_request(), istio_request()]);
 }
 
 #[test]
 fn a_client_adds_no_fields_to_a_line_of_json() {
-    for user_agent in ["\",\"response_code\":\"200", "\",\"path\":\"/admin", "a \"quoted\" word", "\\"] {
-        let line = format!(
-            "{{\"method\":\"GET\",\"x-envoy-origin-path\":\"/\",\"response_code\":\"503\",\"user-agent\":\"{user_agent}\"}}"
-        );
+    for user_agent in [
+        "\",\"response_code\":\"200",
+        "\",\"x-envoy-origin-path\":\"/admin",
+        "\",\"duration\":\"1",
+        "a \"quoted\" word",
+        "\\",
+    ] {
+        let line = json(&GATEWAY).replace("curl/8.9.1", user_agent);
         assert_eq!(of_line(&line), Request::default(), "{line}");
     }
+    let line = json(&GATEWAY).replace("curl/8.9.1", "\",\"path\":\"/admin");
+    assert_eq!(of_line(&line), gateway_request(), "{line}");
 }
 
 #[test]
