@@ -1,15 +1,18 @@
 //! A metrics request, data point by data point.
 //!
 //! In: the bytes of an `ExportMetricsServiceRequest`. Out: calls of a [`Visitor`]. Exponential histograms are what is
-//! stored, and the sums by which the plugin tells what it has dropped ([`drops`]). Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which
-//! the sender gets to read as a partial success; the points beside them are not touched.
+//! stored, with their exemplars ([`super::exemplars`]), and the sums by which the plugin tells what it has dropped ([`drops`]).
+//! Points of other kinds, and points that contradict themselves, are refused one by one with a reason, which the sender
+//! gets to read as a partial success; the points beside them are not touched.
 
 use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, NumberDataPoint};
 
 use super::drops::{self, Dropped};
+use super::exemplars::Exemplars;
 use super::value::{Attributes, attributes};
 use super::wire::{self, Value};
 use super::{Levels, MAX_MESSAGE_BYTES, Malformed, ScopeVisitor, Validated, decode, walk_scopes};
+use crate::batch_id::HEADER;
 use crate::distribution::Distribution;
 
 /// How a sender counts.
@@ -45,6 +48,8 @@ pub struct Point {
     pub sum: Option<f64>,
     /// Their distribution.
     pub distribution: Distribution,
+    /// Some of them, that lead to a trace.
+    pub exemplars: Exemplars,
 }
 
 /// Why a point is not stored.
@@ -58,7 +63,13 @@ pub enum Refused {
         /// What it is.
         kind: &'static str,
     },
-    /// It is an exponential histogram that contradicts itself.
+    /// It tells what somebody has dropped, and nobody says who.
+    #[error("`{metric}` is stored by sender: {HEADER} names none in this request")]
+    Anonymous {
+        /// The metric's name.
+        metric: String,
+    },
+    /// It contradicts itself.
     #[error("a point of `{metric}` is invalid: {reason}")]
     Invalid {
         /// The metric's name.
@@ -209,35 +220,51 @@ impl Point {
             time_unix_nano,
             sum: point.sum.filter(|sum| sum.is_finite()),
             distribution: Distribution::from_point(point).map_err(|error| error.to_string())?,
+            exemplars: Exemplars::of_point(&point.exemplars),
         })
     }
 }
 
-/// Checks every part of a request, and counts its points.
+/// Checks every part of a request, and counts its points. What somebody has dropped is refused where `names_sender` is
+/// false: it would be nobody's.
 ///
 /// # Errors
 /// [`Malformed`].
-pub fn validate(request: &[u8]) -> Result<Validated, Malformed> {
-    let mut validated = Validated::default();
-    walk(request, &mut validated)?;
-    validated.check_number()?;
-    Ok(validated)
+pub fn validate(request: &[u8], names_sender: bool) -> Result<Validated, Malformed> {
+    let mut check = Check { validated: Validated::default(), names_sender };
+    walk(request, &mut check)?;
+    check.validated.check_number()?;
+    Ok(check.validated)
 }
 
-impl Visitor for Validated {
+/// Counts what a request holds.
+struct Check {
+    validated: Validated,
+    names_sender: bool,
+}
+
+impl ScopeVisitor for Check {
+    type Error = Malformed;
+}
+
+impl Visitor for Check {
     fn point(&mut self, _: &Metric, _: Point, _: ExponentialHistogramDataPoint) -> Result<(), Malformed> {
-        self.accepted += 1;
+        self.validated.accepted += 1;
         Ok(())
     }
-    fn dropped(&mut self, _: Dropped, _: NumberDataPoint) -> Result<(), Malformed> {
-        self.accepted += 1;
+    fn dropped(&mut self, dropped: Dropped, _: NumberDataPoint) -> Result<(), Malformed> {
+        if self.names_sender {
+            self.validated.accepted += 1;
+        } else {
+            self.refused(1, Refused::Anonymous { metric: dropped.metric });
+        }
         Ok(())
     }
     fn refused(&mut self, count: u64, reason: Refused) {
         match reason {
-            Refused::Unsupported { .. } => self.unsupported += count,
-            Refused::Invalid { .. } => self.invalid += count,
+            Refused::Unsupported { .. } | Refused::Anonymous { .. } => self.validated.unsupported += count,
+            Refused::Invalid { .. } => self.validated.invalid += count,
         }
-        self.first_reason.get_or_insert_with(|| reason.to_string());
+        self.validated.first_reason.get_or_insert_with(|| reason.to_string());
     }
 }

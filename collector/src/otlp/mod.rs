@@ -9,6 +9,7 @@
 pub mod dead;
 pub mod dialect;
 pub mod drops;
+pub mod exemplars;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
@@ -86,7 +87,7 @@ pub enum Malformed {
 pub struct Validated {
     /// Records, points or spans that will be stored.
     pub accepted: u64,
-    /// Points of kinds that are not stored.
+    /// Points of kinds that are not stored, or that are stored by sender and name none.
     pub unsupported: u64,
     /// Points and spans that contradict OTLP or themselves.
     pub invalid: u64,

@@ -1,7 +1,7 @@
 //! Latency over time, from the merged exponential histograms.
 //!
-//! In: a metric, a time range, a step and what to tell apart. Out: for each key and step the count, rate, errors and
-//! quantiles. Intervals belong to the step in which they end, since a sender's interval may reach over several; merging
+//! In: a metric, a time range, a step and what to tell apart. Out: for each key and step the count, rate, errors,
+//! quantiles, and exemplars, from which a trace is found. Intervals belong to the step in which they end, since a sender's interval may reach over several; merging
 //! is exact, so that quantiles are as good over a week as over one interval.
 
 use std::collections::BTreeMap;
@@ -13,15 +13,20 @@ use serde::Serialize;
 use super::QueryError;
 use crate::clock::rfc3339;
 use crate::distribution::Distribution;
-use crate::store::TENANT;
+use crate::otlp::exemplars::{Exemplar, Exemplars};
+use crate::otlp::value::hex;
+use crate::store::{TENANT, exemplars};
 
 /// The most points in one answer, over all series.
 pub const MAX_POINTS: usize = 20_000;
 
-/// The most memory that histograms and keys take while they are merged: all points with 160 buckets, and some.
+/// The most memory that histograms, their exemplars and keys take while they are merged: all points with 160 buckets, and
+/// some.
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What a bucket takes: its index and its count, aligned.
 const BUCKET_BYTES: usize = 16;
+/// What an exemplar takes, with the number of its part.
+const EXEMPLAR_BYTES: usize = 64;
 
 const NANOS: i64 = 1_000_000_000;
 
@@ -74,6 +79,27 @@ struct Point {
     rate: f64,
     errors: u64,
     quantiles: BTreeMap<String, Option<f64>>,
+    exemplars: Vec<Request>,
+}
+
+/// An exemplar, as it is answered.
+#[derive(Debug, Serialize)]
+struct Request {
+    time: String,
+    value: f64,
+    trace_id: String,
+    span_id: String,
+}
+
+impl Request {
+    fn of(exemplar: &Exemplar) -> Self {
+        Self {
+            time: rfc3339(exemplar.time_unix_nano),
+            value: exemplar.value,
+            trace_id: hex(&exemplar.trace_id),
+            span_id: exemplar.span_id.map(|id| hex(&id)).unwrap_or_default(),
+        }
+    }
 }
 
 /// The measurements of one key and step.
@@ -81,12 +107,17 @@ struct Point {
 struct Cell {
     distribution: Distribution,
     errors: u64,
+    exemplars: Exemplars,
 }
+
+type Cells = BTreeMap<(String, i64), Cell>;
 
 impl Cell {
     fn bytes(&self) -> usize {
         let buckets = self.distribution.positive.len().saturating_add(self.distribution.negative.len());
-        buckets.saturating_mul(BUCKET_BYTES)
+        buckets
+            .saturating_mul(BUCKET_BYTES)
+            .saturating_add(self.exemplars.len().saturating_mul(EXEMPLAR_BYTES))
     }
 }
 
@@ -107,18 +138,26 @@ pub fn answer(connection: &Connection, question: &Question) -> Result<Answer, Qu
     Ok(Answer { series })
 }
 
-fn cells(
-    connection: &Connection,
-    question: &Question,
-    max_bytes: usize,
-) -> Result<BTreeMap<(String, i64), Cell>, QueryError> {
-    let column = match question.by {
-        None => "''",
-        Some(By::Route) => "coalesce(route, '')",
-        Some(By::Status) => "coalesce(CAST(status AS TEXT), '')",
-        Some(By::Method) => "coalesce(method, '')",
-        Some(By::Service) => "coalesce(service, '')",
-    };
+impl Question {
+    /// The column of `metric_streams` that tells series apart.
+    fn key(&self) -> &'static str {
+        match self.by {
+            None => "''",
+            Some(By::Route) => "coalesce(route, '')",
+            Some(By::Status) => "coalesce(CAST(status AS TEXT), '')",
+            Some(By::Method) => "coalesce(method, '')",
+            Some(By::Service) => "coalesce(service, '')",
+        }
+    }
+
+    /// The step in which an interval ends. Its end is part of it: one that ends with a step is that step's.
+    fn step(&self, end_unix_nano: i64) -> i64 {
+        end_unix_nano.saturating_sub(1).div_euclid(self.step_seconds.saturating_mul(NANOS))
+    }
+}
+
+fn cells(connection: &Connection, question: &Question, max_bytes: usize) -> Result<Cells, QueryError> {
+    let column = question.key();
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {column}, metric_points.time_unix_nano, is_error, metric_points.distribution
          FROM metric_points JOIN metric_streams ON metric_streams.id = stream_id
@@ -127,12 +166,10 @@ fn cells(
     ))?;
     let mut rows =
         statement.query(params![question.from_unix_nano, question.to_unix_nano, TENANT, question.metric])?;
-    let mut cells = BTreeMap::<(String, i64), Cell>::new();
+    let mut cells = Cells::new();
     let mut taken = 0_usize;
     while let Some(row) = rows.next()? {
-        // An interval's end is part of it: one that ends with a step is that step's.
-        let step =
-            row.get::<_, i64>(1)?.saturating_sub(1).div_euclid(question.step_seconds.saturating_mul(NANOS));
+        let step = question.step(row.get(1)?);
         let (is_error, bytes): (bool, Vec<u8>) = (row.get(2)?, row.get(3)?);
         let distribution = Distribution::from_bytes(&bytes)
             .map_err(|error| QueryError::Store(format!("a stored distribution is unreadable: {error}")))?;
@@ -154,10 +191,51 @@ fn cells(
         cell.distribution.merge(&distribution);
         taken = taken.saturating_sub(before).saturating_add(cell.bytes());
         if taken > max_bytes {
-            return Err(QueryError::TooLarge { limit: max_bytes, what: "bytes of histograms and keys" });
+            return Err(too_many_bytes(max_bytes));
         }
     }
+    add_exemplars(connection, question, &mut cells)?;
+    if cells.iter().map(|((key, _), cell)| key.len() + cell.bytes()).sum::<usize>() > max_bytes {
+        return Err(too_many_bytes(max_bytes));
+    }
     Ok(cells)
+}
+
+fn too_many_bytes(limit: usize) -> QueryError {
+    QueryError::TooLarge { limit, what: "bytes of histograms and keys" }
+}
+
+/// The slowest requests of each cell; at most as many as there are parts of the range, so that a cell stays small while it
+/// takes them in.
+fn add_exemplars(connection: &Connection, question: &Question, cells: &mut Cells) -> Result<(), QueryError> {
+    let column = question.key();
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {column}, point_unix_nano, exemplars.time_unix_nano, value, trace_id, span_id
+         FROM exemplars JOIN metric_streams ON metric_streams.id = stream_id
+         WHERE minute BETWEEN ?1 AND ?2 AND point_unix_nano > ?3 AND point_unix_nano <= ?4
+         AND tenant = ?5 AND metric = ?6"
+    ))?;
+    let (from, to) = (question.from_unix_nano, question.to_unix_nano);
+    let mut rows = statement.query(params![
+        exemplars::minute(from),
+        exemplars::minute(to),
+        from,
+        to,
+        TENANT,
+        question.metric
+    ])?;
+    while let Some(row) = rows.next()? {
+        // What is shown is never more than what is counted.
+        if let Some(cell) = cells.get_mut(&(row.get(0)?, question.step(row.get(1)?))) {
+            cell.exemplars.offer(Exemplar {
+                time_unix_nano: row.get(2)?,
+                value: row.get(3)?,
+                trace_id: row.get(4)?,
+                span_id: row.get(5)?,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn point(question: &Question, step: i64, cell: &Cell) -> Point {
@@ -175,6 +253,7 @@ fn point(question: &Question, step: i64, cell: &Cell) -> Point {
         rate: count as f64 / seconds,
         errors: cell.errors,
         quantiles: quantiles.iter().map(|(text, q)| (text.clone(), cell.distribution.quantile(*q))).collect(),
+        exemplars: cell.exemplars.slowest_first().map(|(_, exemplar)| Request::of(exemplar)).collect(),
     }
 }
 

@@ -123,7 +123,8 @@ impl Door {
         let body = self.read(body, &mut permit).await?;
         let bytes = body.len() as u64;
         permit.shrink_to(bytes);
-        let checked = self.check(signal, encoding, body, permit).await?;
+        let names_sender = batch_id.as_ref().is_some_and(|batch_id| batch_id.sequence().is_some());
+        let checked = self.check(signal, encoding, names_sender, body, permit).await?;
         let validated = checked.validated.clone();
         if validated.accepted > 0 || batch_id.is_some() {
             self.enqueue(signal, batch_id, encoding, checked).await?;
@@ -167,6 +168,7 @@ impl Door {
         &self,
         signal: Signal,
         encoding: Encoding,
+        names_sender: bool,
         body: Bytes,
         permit: Permit,
     ) -> Result<Checked, Refusal> {
@@ -180,7 +182,7 @@ impl Door {
             let decoded_bytes = decoded.len();
             let validated = match signal {
                 Signal::Logs => Validated { accepted: logs::validate(&decoded)?, ..Validated::default() },
-                Signal::Metrics => metrics::validate(&decoded)?,
+                Signal::Metrics => metrics::validate(&decoded, names_sender)?,
                 Signal::Traces => traces::validate(&decoded)?,
             };
             drop(decoded);

@@ -1,8 +1,9 @@
 //! What senders say that they have dropped.
 //!
-//! In: checked points of the plugin's own counters, with the sender's name, by which its batches are named. Out: how much each sender has dropped up to its last export, by metric and reason: a
-//! cumulative point replaces what is older, a delta is added. Only of senders that number their batches, and as long as those
-//! are known: so there are no more of them than that.
+//! In: checked points of the plugin's own counters, with the sender's name, by which its batches are named. Out: how much
+//! each sender has dropped up to its last export, by metric and reason: a cumulative point replaces what is older, a delta
+//! is added. Only of senders that number their batches, and as long as those are known: so there are no more of them than
+//! that. A point that says nothing newer than what is known is dropped here, and counted as superseded.
 
 use rusqlite::{Connection, params};
 

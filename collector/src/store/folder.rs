@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::{Create, DATABASE_FILE, OpenError, check, open_writable};
+use super::{DATABASE_FILE, OpenError, Prepare, check, open_writable, upgrade};
 
 const LOCK_FILE: &str = "offpath.lock";
 /// What the lock file says once there is a database.
@@ -50,7 +50,8 @@ impl Folder {
         }
     }
 
-    /// Opens the database to write, creating it in a folder that was never used, and checks that it is sound.
+    /// Opens the database to write, creating it in a folder that was never used, checks that it is sound, and brings it up
+    /// to date.
     ///
     /// # Errors
     /// Any of [`OpenError`].
@@ -65,11 +66,12 @@ impl Folder {
         if let (Some(found), Some(witness)) = (found, self.witness(initialised)?) {
             return Err(OpenError::Lost { path, found, witness });
         }
-        let create = if initialised { Create::No } else { Create::Yes };
-        let connection = open_writable(&path, create)?;
+        let prepare = if initialised { Prepare::Upgrade } else { Prepare::Create };
+        let mut connection = open_writable(&path, prepare)?;
         if self.size(DATABASE_FILE)?.is_some_and(|bytes| bytes <= QUICK_CHECK_MAX_BYTES) {
             check(&connection, &path, "quick_check")?;
         }
+        upgrade(&mut connection).map_err(|source| OpenError::Sqlite { path, source })?;
         if !initialised {
             self.initialise().map_err(|source| OpenError::Io { path: self.path.clone(), source })?;
         }

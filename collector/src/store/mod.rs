@@ -1,13 +1,14 @@
 //! The database: one SQLite file with the queue, the rows and the accounting.
 //!
 //! In: a folder, which [`folder`] looks after. Out: connections, one that writes ([`crate::writer`]) and some that only
-//! read ([`crate::query`]). The file is never replaced: one that is corrupted, lost, or that belongs to something else,
-//! is an error, and what was acknowledged stays in it for whoever repairs it.
+//! read ([`crate::query`]). The file is never replaced: one that is corrupted, lost, too old, or that belongs to something
+//! else, is an error, and what was acknowledged stays in it for whoever repairs it.
 
 pub mod accounting;
 pub mod dead_letters;
 pub mod drops;
 pub mod error;
+pub mod exemplars;
 pub mod folder;
 pub mod inbox;
 pub mod logs;
@@ -19,6 +20,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 pub use error::StoreError;
@@ -28,7 +30,11 @@ pub use folder::Folder;
 pub const DATABASE_FILE: &str = "offpath.db";
 /// `ofpa`, in the file's header: what tells our files from other SQLite files.
 const APPLICATION_ID: i32 = 0x6f66_7061;
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
+/// What makes a database of one version one of the next, from the oldest version that can be brought up to date on. Each
+/// only adds to what is there.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
+const OLDEST_VERSION: i32 = SCHEMA_VERSION - MIGRATIONS.len() as i32;
 /// How long to wait for another process (`dead-letters replay`) that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -73,8 +79,11 @@ pub enum OpenError {
         /// The application id in it.
         found: i32,
     },
-    /// The file was written by another version.
-    #[error("`{path}` has schema version `{found}`: this program reads version {SCHEMA_VERSION}")]
+    /// The file was written by another version, and cannot be brought to ours, or not by whoever opens it.
+    #[error(
+        "`{path}` has schema version `{found}`, this program wants {SCHEMA_VERSION}: nothing in it was touched; {}",
+        advice(*found)
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -107,12 +116,23 @@ pub enum OpenError {
     },
 }
 
+/// What to do about a database of version `found`.
+fn advice(found: i32) -> &'static str {
+    if found > SCHEMA_VERSION {
+        "it is newer, use the program that wrote it"
+    } else if found >= OLDEST_VERSION {
+        "`serve` brings it up to date"
+    } else {
+        "it is too old to be brought up to date, read it with the program that wrote it and begin anew in another folder"
+    }
+}
+
 /// Opens an existing database to write, beside a running collector or without one.
 ///
 /// # Errors
 /// Any of [`OpenError`].
 pub fn open_existing(folder: &Path) -> Result<Connection, OpenError> {
-    open_writable(&existing(folder)?, Create::No)
+    open_writable(&existing(folder)?, Prepare::Nothing)
 }
 
 /// Opens an existing database to read.
@@ -149,20 +169,25 @@ fn existing(folder: &Path) -> Result<PathBuf, OpenError> {
     }
 }
 
-/// Whether a database may be created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Create {
-    Yes,
-    No,
+/// What may be done to a database so that it is one of ours: from nothing to everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Prepare {
+    Nothing,
+    /// An older one may be opened, to be brought up to date ([`upgrade`]).
+    Upgrade,
+    /// It may be created, too.
+    Create,
 }
 
-fn open_writable(path: &Path, create: Create) -> Result<Connection, OpenError> {
+fn open_writable(path: &Path, prepare: Prepare) -> Result<Connection, OpenError> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, create == Create::Yes);
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, prepare == Prepare::Create);
     let open = || -> Result<Result<Connection, OpenError>, rusqlite::Error> {
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        if let Err(error) = identify(&mut connection, path, create)? {
+        if let Err(error) = identify(&mut connection, path, prepare)? {
+            // Or closing it would move what is in the write-ahead log.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
             return Ok(Err(error));
         }
         let mode: String =
@@ -189,13 +214,14 @@ fn open_writable(path: &Path, create: Create) -> Result<Connection, OpenError> {
 fn identify(
     connection: &mut Connection,
     path: &Path,
-    create: Create,
+    prepare: Prepare,
 ) -> rusqlite::Result<Result<(), OpenError>> {
-    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let (application_id, version) = (number("application_id")?, number("user_version")?);
+    let (application_id, version) =
+        (number(connection, "application_id")?, number(connection, "user_version")?);
     if application_id == APPLICATION_ID {
+        let oldest = if prepare >= Prepare::Upgrade { OLDEST_VERSION } else { SCHEMA_VERSION };
         return Ok(match version {
-            SCHEMA_VERSION => Ok(()),
+            found if (oldest..=SCHEMA_VERSION).contains(&found) => Ok(()),
             found => Err(OpenError::Version { path: path.to_owned(), found }),
         });
     }
@@ -203,7 +229,7 @@ fn identify(
     if tables > 0 || application_id != 0 || version != 0 {
         return Ok(Err(OpenError::Foreign { path: path.to_owned(), found: application_id }));
     }
-    if create == Create::No {
+    if prepare != Prepare::Create {
         return Ok(Err(OpenError::Corrupted {
             path: path.to_owned(),
             reason: "it has no tables".to_owned(),
@@ -216,6 +242,25 @@ fn identify(
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()?;
     Ok(Ok(()))
+}
+
+/// Brings a database from [`OLDEST_VERSION`] on to ours, in one transaction: after a crash in the middle it is as it was.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found = number(connection, "user_version")?;
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    for (from, migration) in (OLDEST_VERSION..).zip(MIGRATIONS).filter(|(from, _)| *from >= found) {
+        transaction.execute_batch(migration)?;
+        tracing::info!(from, to = from + 1, "the database's schema was brought up to date");
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    transaction.commit()
+}
+
+fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i32> {
+    connection.pragma_query_value(None, pragma, |row| row.get(0))
 }
 
 fn check(connection: &Connection, path: &Path, pragma: &str) -> Result<(), OpenError> {
@@ -252,4 +297,29 @@ pub(crate) fn in_memory() -> Connection {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch(include_str!("schema.sql")).unwrap();
     connection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What there is, and how it was created.
+    fn schema(connection: &Connection) -> Vec<(String, Option<String>)> {
+        let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name").unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_older_schema_becomes_the_same_as_a_new_one() {
+        let mut connection = in_memory();
+        let new = schema(&connection);
+        connection.execute_batch("DROP TABLE exemplars").unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        for _ in 0..2 {
+            upgrade(&mut connection).unwrap();
+            assert_eq!(number(&connection, "user_version").unwrap(), SCHEMA_VERSION);
+            assert_eq!(schema(&connection), new);
+        }
+    }
 }

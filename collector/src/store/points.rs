@@ -4,13 +4,14 @@
 //! so that any of them can be merged. A cumulative point is compared with the last one of its stream (resource, scope,
 //! metric, attributes): the difference is stored, and a later start time, or a count that fell, is a restart of the
 //! sender, whose point stands as it is. A cumulative point not newer than the last one says nothing new: it is dropped
-//! and counted as superseded. Intervals without measurements need no row.
+//! and counted as superseded. Intervals without measurements need no row. A stored point's exemplars go to
+//! [`super::exemplars`].
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 
 use super::logs::{Origin, json, text};
-use super::{StoreError, TENANT};
+use super::{StoreError, TENANT, exemplars};
 use crate::distribution::Distribution;
 use crate::otlp::metrics::{Metric, Point, Temporality};
 
@@ -42,11 +43,28 @@ pub fn insert(
     point: &Point,
 ) -> Result<Outcome, StoreError> {
     let (stream_id, last) = stream(connection, origin, metric, point)?;
-    if metric.temporality == Temporality::Delta {
-        let start = if point.start_unix_nano == 0 { point.time_unix_nano } else { point.start_unix_nano };
-        write(connection, stream_id, start, point, point.sum, &point.distribution)?;
-        return Ok(Outcome::Stored);
+    let outcome = match metric.temporality {
+        Temporality::Delta => insert_delta(connection, stream_id, point)?,
+        Temporality::Cumulative => insert_cumulative(connection, stream_id, last, point)?,
+    };
+    if outcome == Outcome::Stored {
+        exemplars::insert(connection, stream_id, point.time_unix_nano, &point.exemplars)?;
     }
+    Ok(outcome)
+}
+
+fn insert_delta(connection: &Connection, stream_id: i64, point: &Point) -> Result<Outcome, StoreError> {
+    let start = if point.start_unix_nano == 0 { point.time_unix_nano } else { point.start_unix_nano };
+    write(connection, stream_id, start, point, point.sum, &point.distribution)?;
+    Ok(Outcome::Stored)
+}
+
+fn insert_cumulative(
+    connection: &Connection,
+    stream_id: i64,
+    last: Option<State>,
+    point: &Point,
+) -> Result<Outcome, StoreError> {
     match last {
         Some(last) if point.time_unix_nano <= last.time_unix_nano => return Ok(Outcome::Superseded),
         Some(last) if continues(&last, point) => {
@@ -155,6 +173,7 @@ fn stream(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::otlp::exemplars::Exemplars;
     use crate::store::{in_memory, intern_resource};
 
     /// A cumulative point: its start and time in seconds, scale and buckets.
@@ -181,6 +200,7 @@ mod tests {
                 time_unix_nano: *time,
                 sum: Some(distribution.count() as f64),
                 distribution,
+                exemplars: Exemplars::default(),
             };
             insert(&connection, &origin, &metric, &point).unwrap()
         });

@@ -1,4 +1,4 @@
--- Version 2. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
+-- Version 3. Times are nanoseconds since 1970 (UTC), in 64-bit integers.
 
 -- Acknowledged requests that are not yet rows: the durable queue. Bodies are kept as they came (`encoding`).
 CREATE TABLE inbox (
@@ -161,6 +161,20 @@ CREATE TABLE metric_points (
     distribution BLOB NOT NULL
 ) STRICT;
 CREATE INDEX metric_points_by_time ON metric_points (time_unix_nano);
+
+-- Requests that stand for what a stream's points count: the slowest of each part of the range and minute.
+CREATE TABLE exemplars (
+    minute INTEGER NOT NULL,
+    stream_id INTEGER NOT NULL REFERENCES metric_streams (id),
+    part INTEGER NOT NULL,
+    -- When the interval of its point ends, by which it belongs to what that counts.
+    point_unix_nano INTEGER NOT NULL,
+    time_unix_nano INTEGER NOT NULL,
+    value REAL NOT NULL,
+    trace_id BLOB NOT NULL CHECK (length(trace_id) = 16),
+    span_id BLOB CHECK (length(span_id) = 8),
+    PRIMARY KEY (minute, stream_id, part)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE spans (
     id INTEGER PRIMARY KEY,

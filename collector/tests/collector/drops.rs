@@ -22,6 +22,33 @@ fn sum(name: &str, time: u64, value: number_data_point::Value) -> Metric {
     Metric { name: name.to_owned(), data: Some(metric::Data::Sum(sum)), ..Metric::default() }
 }
 
+#[test]
+fn drops_of_nobody_are_refused_and_told_so() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let values = [("offpath.records.dropped", 3), ("offpath.metric_points.dropped", 1)];
+    let sums = values.map(|(name, value)| sum(name, T0 + 1, number_data_point::Value::AsInt(value)));
+    let mut request = metrics_of(DELTA, vec![point(T0, T0 + 1, vec![], &[0.1])]);
+    request.resource_metrics[0].scope_metrics[0].metrics.extend(sums);
+    // Neither has a name that a sequence of batches could have.
+    for batch_id in [None, Some("a-batch")] {
+        let answer = collector.metrics(&request, batch_id);
+        assert_eq!(answer.status, 200);
+        let response = ExportMetricsServiceResponse::decode(answer.body.as_slice()).unwrap();
+        let partial = response.partial_success.unwrap();
+        assert_eq!(partial.rejected_data_points, 2);
+        let expected =
+            "`offpath.records.dropped` is stored by sender: x-offpath-batch names none in this request";
+        assert_eq!(partial.error_message, expected);
+    }
+    let accounting = collector.settled_signal("metrics");
+    assert_eq!((&accounting["received"], &accounting["stored"]), (&2.into(), &2.into()), "{accounting}");
+    let metrics = collector.get("/metrics").text();
+    for line in ["rejected_points_total{reason=\"unsupported\"} 4\n", "superseded_points_total 0\n"] {
+        assert!(metrics.contains(&format!("offpath_collector_{line}")), "{metrics}");
+    }
+}
+
 /// Sends the metrics as the sender's next batch, and returns how many of their points were refused.
 fn refused(collector: &Collector, sequence: u64, metrics: Vec<Metric>) -> i64 {
     let mut request = metrics_with(metrics);

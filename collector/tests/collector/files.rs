@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tempfile::tempdir;
 
 use crate::support::*;
@@ -209,14 +210,60 @@ fn a_foreign_database_is_reported_and_left_as_it_is() {
 }
 
 #[test]
-fn a_database_of_another_version_is_reported() {
-    let data = filled();
-    Connection::open(data.path().join("offpath.db"))
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
-    let error = refused(data.path());
-    assert!(error.contains("has schema version `99`: this program reads version 2"), "{error}");
+fn a_database_of_a_version_that_cannot_be_read_is_reported_and_left_as_it_is() {
+    for (version, advice) in [(1, "it is too old"), (99, "it is newer")] {
+        let data = killed(&format!("PRAGMA user_version = {version}"));
+        let file = data.path().join("offpath.db");
+        let before = held(data.path());
+        assert!(before.iter().all(|bytes| !bytes.is_empty()), "it has a write-ahead log");
+        let error = refused(data.path());
+        let expected = format!(
+            "`{}` has schema version `{version}`, this program wants 3: nothing in it was touched; {advice}",
+            file.display()
+        );
+        assert!(error.contains(&expected), "{error}");
+        for command in [&["check"][..], &["dead-letters", "list"], &["dead-letters", "replay", "--all"]] {
+            let folder = ["--data", data.path().to_str().unwrap()];
+            let arguments: Vec<&str> = command.iter().copied().chain(folder).collect();
+            let (success, _, error) = run(&arguments);
+            assert!(!success && error.contains(&expected), "{command:?}: {error}");
+        }
+        assert!(held(data.path()) == before, "version {version}: it was changed");
+    }
+}
+
+#[test]
+fn a_database_of_the_version_before_is_brought_up_to_date_with_all_that_it_holds() {
+    let data = killed("DROP TABLE exemplars; PRAGMA user_version = 2");
+    let (success, _, error) = run(&["check", "--data", data.path().to_str().unwrap()]);
+    assert!(
+        !success && error.contains("has schema version `2`") && error.contains("`serve` brings"),
+        "{error}"
+    );
+    for _ in 0..2 {
+        let mut collector = Collector::start(data.path(), &[]);
+        assert_eq!(collector.settled()["stored"], 100);
+        assert_eq!(collector.json("/api/latency"), serde_json::json!({"series": []}));
+        collector.kill();
+    }
+}
+
+/// A folder with 100 acknowledged records, of a collector that was killed, in which `sql` was run since; what both wrote
+/// is in the write-ahead log still.
+fn killed(sql: &str) -> tempfile::TempDir {
+    let data = tempdir().unwrap();
+    let mut collector = Collector::start(data.path(), &[]);
+    assert_eq!(collector.logs(&numbered("acknowledged", 100), None).status, 200);
+    collector.kill();
+    let connection = Connection::open(data.path().join("offpath.db")).unwrap();
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+    connection.execute_batch(sql).unwrap();
+    data
+}
+
+/// What the database holds: its file and its write-ahead log.
+fn held(data: &Path) -> [Vec<u8>; 2] {
+    ["offpath.db", "offpath.db-wal"].map(|name| std::fs::read(data.join(name)).unwrap())
 }
 
 #[test]

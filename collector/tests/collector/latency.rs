@@ -1,6 +1,7 @@
 //! `/api/latency`: counts, rates, errors and quantiles, from histograms as senders send them.
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::metrics::v1::{Exemplar, ExponentialHistogramDataPoint, exemplar};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -159,6 +160,77 @@ fn cumulative_streams_continue_over_a_restart() {
     eventually("both intervals", || {
         (count(&collector.json(&format!("/api/latency?{RANGE}"))) == 9).then_some(())
     });
+}
+
+/// An exemplar of a request that took so long and ended at a second; `number` is in all bytes of its ids.
+fn exemplar(second: u64, value: f64, number: u8) -> Exemplar {
+    Exemplar {
+        time_unix_nano: T0 + second * SECOND,
+        trace_id: vec![number; 16],
+        span_id: vec![number; 8],
+        value: Some(exemplar::Value::AsDouble(value)),
+        ..Exemplar::default()
+    }
+}
+
+/// What each point of the first series has for exemplars: value and first byte of the ids.
+fn exemplars(answer: &Value) -> Vec<Vec<(f64, u8)>> {
+    let points = answer["series"][0]["points"].as_array().unwrap();
+    let of_point = |point: &Value| {
+        let exemplars = point["exemplars"].as_array().unwrap().iter().map(|exemplar| {
+            let id = exemplar["trace_id"].as_str().unwrap();
+            let number = u8::from_str_radix(&id[..2], 16).unwrap();
+            assert_eq!(
+                (id, exemplar["span_id"].as_str().unwrap()),
+                (&*id[..2].repeat(16), &*id[..2].repeat(8))
+            );
+            (exemplar["value"].as_f64().unwrap(), number)
+        });
+        exemplars.collect()
+    };
+    points.iter().map(of_point).collect()
+}
+
+#[test]
+fn the_slowest_requests_of_each_point_lead_to_their_traces() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let at = |seconds: u64| T0 + seconds * SECOND;
+    let with = |mut point: ExponentialHistogramDataPoint, exemplars: &[Exemplar]| {
+        point.exemplars = exemplars.to_vec();
+        point
+    };
+    let many: Vec<_> = (0..200).map(|n| exemplar(5, 0.010 + f64::from(n) * 1e-6, 9)).collect();
+    for points in [
+        vec![
+            with(
+                point(T0, at(30), series("/a", 200), &[0.01, 2.0]),
+                &[exemplar(1, 0.01, 1), exemplar(2, 2.0, 2)],
+            ),
+            with(point(T0, at(30), series("/b", 200), &[3.0]), &[exemplar(3, 3.0, 3)]),
+        ],
+        // Told late, it says nothing of what the later one has not told.
+        vec![with(point(T0, at(20), series("/b", 200), &[3.0]), &[exemplar(3, 3.5, 4)])],
+        vec![with(point(T0, at(60), series("/a", 200), &[0.01, 2.0, 0.012]), &many)],
+        vec![with(point(T0, at(61), series("/a", 200), &[0.01, 2.0, 0.012, 0.5]), &[exemplar(59, 0.5, 5)])],
+    ] {
+        assert_eq!(collector.metrics(&metrics_of(CUMULATIVE, points), None).status, 200);
+    }
+    stored(&collector, 4);
+
+    let all = collector.json(&format!("/api/latency?{RANGE}"));
+    // By the ends of the intervals that count them, as everything is.
+    assert_eq!(exemplars(&all), [vec![(3.0, 3), (0.010_199, 9)], vec![(0.5, 5)]]);
+    assert_eq!(
+        all["series"][0]["points"][0]["exemplars"][0],
+        json!({"time": "2026-01-01T00:00:03.000000000Z", "value": 3.0, "trace_id": "03".repeat(16), "span_id": "03".repeat(8)})
+    );
+    let of_a = collector.json(&format!("/api/latency?{RANGE}&by=route&step=3600"));
+    assert_eq!(exemplars(&of_a), [[(2.0, 2), (0.5, 5), (0.010_199, 9)]]);
+    let from = "from=2026-01-01T00:00:30Z&to=2026-01-01T00:01:00Z";
+    assert_eq!(exemplars(&collector.json(&format!("/api/latency?{from}"))), [[(0.010_199, 9)]]);
+    let other = collector.json(&format!("/api/latency?{RANGE}&metric=other"));
+    assert_eq!(other, json!({"series": []}));
 }
 
 #[test]

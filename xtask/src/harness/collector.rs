@@ -258,4 +258,19 @@ pub struct LatencyPoint {
     pub errors: u64,
     /// Seconds, by quantile as asked for.
     pub quantiles: BTreeMap<String, Option<f64>>,
+    /// Requests that stand for what is counted, the slowest first.
+    pub exemplars: Vec<Exemplar>,
+}
+
+/// A request of a [`LatencyPoint`].
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Exemplar {
+    /// When it ended, RFC 3339.
+    pub time: String,
+    /// How long it took, in seconds.
+    pub value: f64,
+    /// Hexadecimal.
+    pub trace_id: String,
+    /// Hexadecimal.
+    pub span_id: String,
 }

@@ -210,3 +210,47 @@ async fn a_requests_record_exemplar_and_span_share_ids() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_slowest_request_of_a_route_one_finds_its_trace_and_its_record() {
+    for (release, mode) in EVERYWHERE {
+        let folder = folder().await;
+        let collector = collector(&folder).await;
+        let quick = [
+            ("metrics.interval", json!("1s")),
+            ("batch.max_delay", json!("100ms")),
+            ("routes", json!(["/orders/{id}", "/reports/{id}"])),
+        ];
+        let bootstrap = tracing_bootstrap(release, mode, &quick).await;
+        let proxy = Proxy::start(release, bootstrap, collector.otlp()).await;
+        load::keep_alive(proxy.address(), 1, 20, |n| {
+            let target = match n {
+                7 => "/orders/slow?delay_ms=300".to_owned(),
+                n if n % 2 == 0 => format!("/reports/{n}"),
+                n => format!("/orders/{n}"),
+            };
+            load::get(&target)
+        })
+        .await
+        .unwrap();
+        let slowest = wait::until("the slowest order is shown, its record and its span stored", async || {
+            let series = collector.latency("by=route&step=31536000&q=0.5").await?;
+            let stored = (collector.accounting().await?.stored, collector.span_accounting().await?.stored);
+            let orders = series.into_iter().find(|series| series.key == "/orders/{id}");
+            let point = orders.and_then(|series| series.points.into_iter().next());
+            Ok(point.filter(|point| point.count == 10 && stored == (20, 20)))
+        })
+        .await
+        .unwrap()
+        .exemplars
+        .swap_remove(0);
+        assert!((0.3..30.0).contains(&slowest.value), "{slowest:?}");
+
+        let [record] =
+            collector.logs(&format!("trace_id={}", slowest.trace_id)).await.unwrap().try_into().unwrap();
+        assert_eq!(record.attributes["url.path"], "/orders/slow", "{mode:?}");
+        assert_eq!(record.span_id.as_deref(), Some(slowest.span_id.as_str()));
+        assert_eq!(record.attributes["http.server.request.duration"], slowest.value);
+        assert_eq!(span(&collector, &record).await.span_id, slowest.span_id);
+    }
+}

@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::otlp::drops::Dropped;
+use crate::otlp::metrics::Temporality;
+use crate::store::drops;
+use crate::store::points::Outcome;
 
 fn after(sequences: impl IntoIterator<Item = i64>) -> Connection {
     let connection = crate::store::in_memory();
@@ -159,6 +163,26 @@ fn silent_senders_are_forgotten_and_what_they_lost_is_not() {
     let expected = Totals { senders: 1, with_gaps: 1, missing_batches: 6, missing_since_unix_nano: Some(20) };
     assert_eq!(totals(&connection).unwrap(), expected);
     assert_eq!(last_and_gaps(&connection), (3, vec![(1, 2)]));
+}
+
+#[test]
+fn what_a_forgotten_sender_has_dropped_is_forgotten_with_it() {
+    let connection = crate::store::in_memory();
+    for (sender, now) in [("old", 10), ("new", 20)] {
+        note(&connection, sender, 1, now).unwrap();
+        let dropped = Dropped {
+            metric: "offpath.records.dropped".to_owned(),
+            reason: "expired".to_owned(),
+            temporality: Temporality::Cumulative,
+            time_unix_nano: now,
+            count: 7,
+        };
+        assert_eq!(drops::note(&connection, sender, &dropped).unwrap(), Outcome::Stored);
+    }
+    forget_silent(&connection, 20).unwrap();
+    assert_eq!(count(&connection, "SELECT count(*) FROM sender_drops"), 1);
+    assert_eq!(drops::of_sender(&connection, "old").unwrap(), []);
+    assert_eq!(drops::of_sender(&connection, "new").unwrap().len(), 1);
 }
 
 #[test]
