@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 use xtask::harness::{
-    bootstrap::{HTTP_CONNECTION_MANAGER, Mode},
+    bootstrap::{Bootstrap, HTTP_CONNECTION_MANAGER, Mode},
     collector::Collector,
     load, wait,
 };
 
-use crate::proxy::{ENVOY_1_40, Proxy, bootstrap, collector, folder};
+use crate::proxy::{ENVOY_1_40, Proxy, bootstrap, collector, folder, tracing_bootstrap};
 
 /// Envoy Gateway's default fields (1.9, `EnvoyJSONLogFields`), which its OpenTelemetry sink sends as attributes.
 const ENVOY_GATEWAY: [(&str, &str); 24] = [
@@ -40,6 +40,35 @@ const ENVOY_GATEWAY: [(&str, &str); 24] = [
     ("route_name", "%ROUTE_NAME%"),
 ];
 
+/// Istio's fields where its format is JSON (1.30, `EnvoyJSONLogFormatIstio`); as labels of its OpenTelemetry provider they
+/// are attributes.
+const ISTIO_FIELDS: [(&str, &str); 24] = [
+    ("start_time", "%START_TIME%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+];
+
 /// Envoy's default format.
 const ENVOY: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% \
                      %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
@@ -55,8 +84,12 @@ const ISTIO: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?
                      %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% \
                      %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
 
-/// How many loggers record each request: the plugin and three of Envoy's.
-const LOGGERS: usize = 4;
+/// How many loggers record each request: the plugin and four of Envoy's.
+const LOGGERS: usize = 5;
+
+fn quick() -> [(&'static str, Value); 1] {
+    [("batch.max_delay", json!("100ms"))]
+}
 
 fn native_logger(collector: SocketAddr, more: Value) -> Value {
     let mut config = json!({
@@ -71,15 +104,14 @@ fn native_logger(collector: SocketAddr, more: Value) -> Value {
     json!({"name": "envoy.access_loggers.open_telemetry", "typed_config": config})
 }
 
-/// The shipped access log, and beside the plugin in it Envoy's own logger as others configure it.
-async fn proxy(collector: SocketAddr) -> Proxy {
-    let mut bootstrap =
-        bootstrap(ENVOY_1_40, Mode::AccessLogger, &[("batch.max_delay", json!("100ms"))]).await;
-    let fields = ENVOY_GATEWAY.map(|(key, value)| json!({"key": key, "value": {"string_value": value}}));
+/// `bootstrap`, and beside the plugin in its access log Envoy's own logger as others configure it.
+async fn start(mut bootstrap: Bootstrap, collector: SocketAddr) -> Proxy {
+    let attributes = |fields: [(&str, &str); 24]| json!({"values": fields.map(|(key, value)| json!({"key": key, "value": {"string_value": value}}))});
     let loggers = [
-        json!({"attributes": {"values": fields}}),
+        json!({"attributes": attributes(ENVOY_GATEWAY)}),
         json!({"body": {"string_value": ENVOY}}),
         json!({"body": {"string_value": ISTIO}, "disable_builtin_labels": true}),
+        json!({"attributes": attributes(ISTIO_FIELDS), "disable_builtin_labels": true}),
     ];
     let access_log = bootstrap.at(&format!("{HTTP_CONNECTION_MANAGER}/access_log")).unwrap();
     access_log.as_array_mut().unwrap().extend(loggers.map(|more| native_logger(collector, more)));
@@ -94,7 +126,8 @@ async fn found(collector: &Collector, filter: &str) -> usize {
 async fn each_request_is_found_once_for_each_logger_that_recorded_it() {
     let folder = folder().await;
     let collector = collector(&folder).await;
-    let proxy = proxy(collector.otlp()).await;
+    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &quick()).await;
+    let proxy = start(bootstrap, collector.otlp()).await;
     let targets = [
         "/orders/7?n=1",
         "/orders/8?n=2&status=503",
@@ -127,14 +160,32 @@ async fn each_request_is_found_once_for_each_logger_that_recorded_it() {
         assert_eq!(found(&collector, filter).await, requests * (LOGGERS - 1), "{filter}");
     }
     // Istio's records name no service, unless it is told to.
-    assert_eq!(found(&collector, "service=edge").await, targets.len() * (LOGGERS - 1));
+    assert_eq!(found(&collector, "service=edge").await, targets.len() * (LOGGERS - 2));
 
     let records = collector.logs("status=503").await.unwrap();
-    let gateway = records.iter().find(|record| record.attributes.contains_key("response_code")).unwrap();
+    let gateway =
+        records.iter().find(|record| record.attributes.contains_key("x-envoy-origin-path")).unwrap();
     assert_eq!(gateway.attributes.len(), ENVOY_GATEWAY.len(), "as they came: {gateway:?}");
     assert_eq!(gateway.attributes["x-envoy-origin-path"], "/orders/8?n=2&status=503");
     assert_eq!(gateway.attributes["response_code"], "503");
     assert_eq!(gateway.attributes["requested_server_name"], "-");
     assert_eq!(gateway.body, Value::Null);
     assert_eq!(records.iter().filter(|record| record.body.to_string().starts_with("\"[")).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_trace_finds_the_records_of_all_loggers() {
+    let folder = folder().await;
+    let collector = collector(&folder).await;
+    let bootstrap = tracing_bootstrap(ENVOY_1_40, Mode::AccessLogger, &quick()).await;
+    let proxy = start(bootstrap, collector.otlp()).await;
+    load::keep_alive(proxy.address(), 1, 2, |n| load::get(&format!("/orders/{n}"))).await.unwrap();
+    wait::until_equal("the records", &(2 * LOGGERS), async || Ok(found(&collector, "").await)).await.unwrap();
+    let records = collector.logs("").await.unwrap();
+    let of_plugin =
+        records.iter().find(|record| record.attributes.contains_key("offpath.sample.weight")).unwrap();
+    let trace_id = of_plugin.trace_id.as_deref().unwrap();
+    let of_trace = collector.logs(&format!("trace_id={trace_id}")).await.unwrap();
+    assert_eq!(of_trace.len(), LOGGERS);
+    assert!(of_trace.iter().all(|record| record.span_id == of_plugin.span_id), "{of_trace:?}");
 }

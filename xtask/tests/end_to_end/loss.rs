@@ -68,6 +68,58 @@ async fn batches_that_the_proxy_drops_are_gaps_in_the_collector() {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_proxy_has_dropped_the_collector_tells_of_its_senders() {
+    let keys = [
+        ("logs.max_record_bytes", json!(1024)),
+        ("batch.max_bytes", json!(2048)),
+        ("queue.max_bytes", json!(4096)),
+        ("batch.max_delay", json!("50ms")),
+        ("metrics.interval", json!("1s")),
+        ("retry.initial_backoff", json!("50ms")),
+        ("retry.max_backoff", json!("500ms")),
+    ];
+    let folder = folder().await;
+    let down = collector(&folder).await;
+    let (otlp, http) = (down.otlp(), down.api().address());
+    down.stop().await.unwrap();
+    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &keys).await;
+    let proxy = Proxy::start(ENVOY_1_40, bootstrap, otlp).await;
+    send(&proxy).await;
+    let binary = project().await.collector();
+    let collector = Collector::start_on(&binary, folder.path(), otlp.port(), http.port()).await.unwrap();
+    wait::until("what the senders tell is what the proxy's counters say", async || {
+        let (told, counted) = (told(&collector).await?, counted(&proxy).await?);
+        let is_full = counted.keys().any(|name| name.starts_with("records") && name.ends_with("queue_full"));
+        Ok((is_full && told == counted).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// By metric and reason, what the proxy's counters say that was dropped.
+async fn counted(proxy: &Proxy) -> anyhow::Result<BTreeMap<String, u64>> {
+    let stats = proxy.stats("wasmcustom.offpath_.*_dropped_total").await?;
+    let short =
+        |name: &str| name.trim_start_matches("wasmcustom.offpath_").replace("_dropped_total.reason.", " ");
+    Ok(stats.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (short(&name), count)).collect())
+}
+
+/// The same, as all senders say it in `/api/senders`.
+async fn told(collector: &Collector) -> anyhow::Result<BTreeMap<String, u64>> {
+    let senders: Vec<Value> = collector.api().json("/api/senders").await?;
+    let mut told = BTreeMap::new();
+    for sender in senders {
+        for (metric, reasons) in sender["dropped"].as_object().unwrap() {
+            let metric = metric.trim_start_matches("offpath.").trim_end_matches(".dropped");
+            for (reason, count) in reasons.as_object().unwrap() {
+                *told.entry(format!("{metric} {reason}")).or_insert(0) += count.as_u64().unwrap();
+            }
+        }
+    }
+    Ok(told)
+}
+
 async fn send(proxy: &Proxy) {
     let statuses =
         load::keep_alive(proxy.address(), 8, REQUESTS, |n| load::get(&format!("/orders/{n}?n={n}")))

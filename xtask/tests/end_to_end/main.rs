@@ -14,6 +14,7 @@ mod delivery;
 mod dialects;
 mod drops;
 mod exactly_once;
+mod exemplars;
 mod faults;
 mod grpc;
 mod hostile;
