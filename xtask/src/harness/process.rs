@@ -24,6 +24,8 @@ pub struct Process {
     name: String,
     child: Child,
     output: PathBuf,
+    /// How many bytes were in it before.
+    before: usize,
 }
 
 impl Process {
@@ -43,6 +45,7 @@ impl Process {
             .append(true)
             .open(&output)
             .with_context(|| format!("cannot write `{}`", output.display()))?;
+        let before = file.metadata().context("cannot measure the output")?.len().try_into()?;
         let copy = file.try_clone().context("cannot open the output a second time")?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
@@ -56,7 +59,7 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start `{}`", program.display()))?;
-        Ok(Self { name: name.to_owned(), child, output })
+        Ok(Self { name: name.to_owned(), child, output, before })
     }
 
     /// The process id, while it runs.
@@ -87,7 +90,7 @@ impl Process {
     pub fn output(&self) -> anyhow::Result<String> {
         let bytes =
             fs::read(&self.output).with_context(|| format!("cannot read `{}`", self.output.display()))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(String::from_utf8_lossy(bytes.get(self.before..).unwrap_or_default()).into_owned())
     }
 
     /// How it ended, if it did.

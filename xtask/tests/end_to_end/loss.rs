@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use xtask::{
     harness::{
         bootstrap::{Mode, read_yaml},
@@ -19,29 +20,8 @@ const REQUESTS: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_that_the_proxy_drops_are_gaps_in_the_collector() {
-    // The least that a queue can hold, and a batch for each few records.
-    let keys = [
-        ("logs.max_record_bytes", json!(1024)),
-        ("batch.max_bytes", json!(2048)),
-        ("queue.max_bytes", json!(4096)),
-        ("batch.max_delay", json!("50ms")),
-        ("metrics.enabled", json!(false)),
-        ("retry.initial_backoff", json!("50ms")),
-        ("retry.max_backoff", json!("500ms")),
-    ];
     let folder = folder().await;
-    let down = collector(&folder).await;
-    let (otlp, http) = (down.otlp(), down.api().address());
-    down.stop().await.unwrap();
-
-    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &keys).await;
-    let proxy = Proxy::start(ENVOY_1_40, bootstrap, otlp).await;
-    send(&proxy).await;
-    let dropped = proxy.accounting().await.unwrap().dropped;
-    assert!(dropped.get("queue_full").is_some_and(|records| *records > 0), "{dropped:?}");
-
-    let binary = project().await.collector();
-    let collector = Collector::start_on(&binary, folder.path(), otlp.port(), http.port()).await.unwrap();
+    let (proxy, collector) = overflowing(&folder, ("metrics.enabled", json!(false))).await;
     // Each worker delivers what it still holds, and a batch of its own after that, by which the gap is seen.
     let settled = async || {
         let accounting = proxy.accounting().await?;
@@ -70,28 +50,11 @@ async fn batches_that_the_proxy_drops_are_gaps_in_the_collector() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_proxy_has_dropped_the_collector_tells_of_its_senders() {
-    let keys = [
-        ("logs.max_record_bytes", json!(1024)),
-        ("batch.max_bytes", json!(2048)),
-        ("queue.max_bytes", json!(4096)),
-        ("batch.max_delay", json!("50ms")),
-        ("metrics.interval", json!("1s")),
-        ("retry.initial_backoff", json!("50ms")),
-        ("retry.max_backoff", json!("500ms")),
-    ];
     let folder = folder().await;
-    let down = collector(&folder).await;
-    let (otlp, http) = (down.otlp(), down.api().address());
-    down.stop().await.unwrap();
-    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &keys).await;
-    let proxy = Proxy::start(ENVOY_1_40, bootstrap, otlp).await;
-    send(&proxy).await;
-    let binary = project().await.collector();
-    let collector = Collector::start_on(&binary, folder.path(), otlp.port(), http.port()).await.unwrap();
+    let (proxy, collector) = overflowing(&folder, ("metrics.interval", json!("1s"))).await;
     wait::until("what the senders tell is what the proxy's counters say", async || {
         let (told, counted) = (told(&collector).await?, counted(&proxy).await?);
-        let is_full = counted.keys().any(|name| name.starts_with("records") && name.ends_with("queue_full"));
-        Ok((is_full && told == counted).then_some(()))
+        Ok((counted.contains_key("records queue_full") && told == counted).then_some(()))
     })
     .await
     .unwrap();
@@ -118,6 +81,34 @@ async fn told(collector: &Collector) -> anyhow::Result<BTreeMap<String, u64>> {
         }
     }
     Ok(told)
+}
+
+/// A proxy with the least that a queue can hold, which has dropped records because its collector was down, and the
+/// collector, which is there again; with one more key of the plugin's.
+async fn overflowing(folder: &TempDir, key: (&str, Value)) -> (Proxy, Collector) {
+    let keys = [
+        ("logs.max_record_bytes", json!(1024)),
+        // A batch for each few records.
+        ("batch.max_bytes", json!(2048)),
+        ("queue.max_bytes", json!(4096)),
+        ("batch.max_delay", json!("50ms")),
+        ("retry.initial_backoff", json!("50ms")),
+        ("retry.max_backoff", json!("500ms")),
+        key,
+    ];
+    let down = collector(folder).await;
+    let (otlp, http) = (down.otlp(), down.api().address());
+    down.stop().await.unwrap();
+
+    let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &keys).await;
+    let proxy = Proxy::start(ENVOY_1_40, bootstrap, otlp).await;
+    send(&proxy).await;
+    let dropped = proxy.accounting().await.unwrap().dropped;
+    assert!(dropped.get("queue_full").is_some_and(|records| *records > 0), "{dropped:?}");
+
+    let binary = project().await.collector();
+    let collector = Collector::start_on(&binary, folder.path(), otlp.port(), http.port()).await.unwrap();
+    (proxy, collector)
 }
 
 async fn send(proxy: &Proxy) {
