@@ -10,6 +10,9 @@ pub const HEADER: &str = "x-offpath-batch";
 /// The longest batch id, in bytes.
 pub const MAX_BYTES: usize = 128;
 
+/// Between a batch's id and the number of its dead letter.
+const LETTER: char = '#';
+
 /// A batch's id: 1 to [`MAX_BYTES`] visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchId(String);
@@ -44,13 +47,32 @@ impl BatchId {
         &self.0
     }
 
+    /// The sender's uuid, of a batch or of a dead letter of it.
+    #[must_use]
+    pub fn sender(&self) -> Option<&str> {
+        let batch = self.0.split_once(LETTER).map_or(self.0.as_str(), |(batch, _)| batch);
+        sequence(batch).map(|(sender, _)| sender)
+    }
+
+    /// The id of the batch's dead letter `letter` when that is put back: no duplicate of the batch, nor a number of its
+    /// sender's sequence, but still that sender's.
+    #[must_use]
+    pub fn of_letter(text: &str, letter: i64) -> String {
+        let batch = text.split_once(LETTER).map_or(text, |(batch, _)| batch);
+        format!("{batch}{LETTER}{letter}")
+    }
+
     /// The sender's uuid and the sequence number, counted from 1, when the id is `<uuid>-<sequence>`.
     #[must_use]
     pub fn sequence(&self) -> Option<(&str, i64)> {
-        let (sender, sequence) = self.0.rsplit_once('-')?;
-        let digits = sequence.bytes().all(|byte| byte.is_ascii_digit()) && !sequence.starts_with('0');
-        (digits && is_uuid(sender)).then(|| sequence.parse().ok())?.map(|sequence| (sender, sequence))
+        sequence(&self.0)
     }
+}
+
+fn sequence(text: &str) -> Option<(&str, i64)> {
+    let (sender, sequence) = text.rsplit_once('-')?;
+    let digits = sequence.bytes().all(|byte| byte.is_ascii_digit()) && !sequence.starts_with('0');
+    (digits && is_uuid(sender)).then(|| sequence.parse().ok())?.map(|sequence| (sender, sequence))
 }
 
 fn is_uuid(text: &str) -> bool {
@@ -86,6 +108,17 @@ mod tests {
         ] {
             assert_eq!(BatchId::parse(text.as_bytes()).unwrap().sequence(), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_dead_letter_is_its_batchs_senders_and_has_no_place_in_the_sequence() {
+        let (first, again) = (format!("{UUID}-17#3"), format!("{UUID}-17#4"));
+        assert_eq!(BatchId::of_letter(&format!("{UUID}-17"), 3), first);
+        assert_eq!(BatchId::of_letter(&first, 4), again);
+        let id = BatchId::parse(first.as_bytes()).unwrap();
+        assert_eq!((id.sender(), id.sequence()), (Some(UUID), None));
+        assert_eq!(BatchId::parse(format!("{UUID}-17").as_bytes()).unwrap().sender(), Some(UUID));
+        assert_eq!(BatchId::parse(b"x#3").unwrap().sender(), None);
     }
 
     #[test]

@@ -69,12 +69,6 @@ impl Exemplars {
         self.0.iter().rev().map(|(part, exemplar)| (*part, exemplar))
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -25,8 +25,8 @@ pub const MAX_POINTS: usize = 20_000;
 pub const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// What a bucket takes: its index and its count, aligned.
 const BUCKET_BYTES: usize = 16;
-/// What an exemplar takes, with the number of its part.
-const EXEMPLAR_BYTES: usize = 64;
+/// What exemplars take, however many there are: all of them fit into one node of a map.
+const EXEMPLARS_BYTES: usize = 640;
 
 const NANOS: i64 = 1_000_000_000;
 
@@ -115,9 +115,8 @@ type Cells = BTreeMap<(String, i64), Cell>;
 impl Cell {
     fn bytes(&self) -> usize {
         let buckets = self.distribution.positive.len().saturating_add(self.distribution.negative.len());
-        buckets
-            .saturating_mul(BUCKET_BYTES)
-            .saturating_add(self.exemplars.len().saturating_mul(EXEMPLAR_BYTES))
+        let exemplars = if self.exemplars.is_empty() { 0 } else { EXEMPLARS_BYTES };
+        buckets.saturating_mul(BUCKET_BYTES).saturating_add(exemplars)
     }
 }
 

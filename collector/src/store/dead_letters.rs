@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::accounting::{self, Accounting};
 use super::inbox::{self, Batch};
 use super::{StoreError, TENANT};
+use crate::batch_id::BatchId;
 use crate::encoding::Encoding;
 use crate::otlp::Signal;
 
@@ -83,8 +84,8 @@ pub fn list(connection: &Connection, limit: u32) -> Result<Vec<DeadLetter>, Stor
 }
 
 /// Moves dead letter `id` back into the inbox: `dead_lettered` falls and `queued` rises by its records, `received`
-/// stays. It goes without its batch id, since that batch is stored and would make it a duplicate. Returns its number
-/// of records, or none when there is no such dead letter.
+/// stays. It goes under an id of its own ([`BatchId::of_letter`]), since its batch is stored and would make it a duplicate.
+/// Returns its number of records, or none when there is no such dead letter.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -93,15 +94,22 @@ pub fn replay(connection: &mut Connection, id: i64) -> Result<Option<i64>, Store
     let row = transaction
         .query_row(
             "DELETE FROM dead_letters WHERE id = ?1
-             RETURNING signal, encoding, decoded_bytes, records, body, dead_unix_nano",
+             RETURNING signal, encoding, decoded_bytes, records, body, dead_unix_nano, batch_id",
             params![id],
             |row| {
                 let names: (String, String) = (row.get(0)?, row.get(1)?);
-                Ok((names, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+                Ok((
+                    names,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get::<_, Option<String>>(6)?,
+                ))
             },
         )
         .optional()?;
-    let Some(((signal, encoding), decoded_bytes, records, body, received_unix_nano)) = row else {
+    let Some(((signal, encoding), decoded_bytes, records, body, received_unix_nano, batch_id)) = row else {
         return Ok(None);
     };
     let (Some(signal), Some(encoding)) = (Signal::from_name(&signal), Encoding::from_name(&encoding)) else {
@@ -109,7 +117,8 @@ pub fn replay(connection: &mut Connection, id: i64) -> Result<Option<i64>, Store
             "dead letter {id} has the unknown kind `{signal}`, `{encoding}`"
         )));
     };
-    let batch = Batch { signal, batch_id: None, received_unix_nano, encoding, decoded_bytes, records, body };
+    let batch_id = batch_id.map(|text| BatchId::of_letter(&text, id));
+    let batch = Batch { signal, batch_id, received_unix_nano, encoding, decoded_bytes, records, body };
     inbox::insert(&transaction, &batch)?;
     let change = Accounting {
         dead_lettered: -records,

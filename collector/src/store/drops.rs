@@ -3,7 +3,8 @@
 //! In: checked points of the plugin's own counters, with the sender's name, by which its batches are named. Out: how much
 //! each sender has dropped up to its last export, by metric and reason: a cumulative point replaces what is older, a delta
 //! is added. Only of senders that number their batches, and as long as those are known: so there are no more of them than
-//! that. A point that says nothing newer than what is known is dropped here, and counted as superseded.
+//! that. A point that says nothing newer than what is known is dropped here, and counted as superseded; so is a dead letter
+//! that is put back after its sender was forgotten.
 
 use rusqlite::{Connection, params};
 

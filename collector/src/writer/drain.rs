@@ -131,7 +131,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         connection,
         batch,
         now,
-        sender: batch_id(batch).and_then(|batch_id| Some(batch_id.sequence()?.0.to_owned())),
+        sender: batch_id(batch).and_then(|batch_id| batch_id.sender().map(str::to_owned)),
         resource: Resource::default(),
         scope: InstrumentationScope::default(),
         origin: Origin::default(),
@@ -172,7 +172,7 @@ struct Rows<'a> {
     connection: &'a Connection,
     batch: &'a Batch,
     now: i64,
-    /// None when the batch has no number.
+    /// None when the batch's id names none.
     sender: Option<String>,
     resource: Resource,
     scope: InstrumentationScope,
@@ -276,14 +276,9 @@ impl metrics::Visitor for Rows<'_> {
     }
 
     fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
-        // By the batch's own name, which nobody else's drops can be told under. The door lets none in without; a dead
-        // letter that is put back has none.
-        let outcome = match &self.sender {
-            Some(sender) => store::drops::note(self.connection, sender, &dropped),
-            None => {
-                Err(StoreError::Refused(Refused::Anonymous { metric: dropped.metric.clone() }.to_string()))
-            }
-        };
+        // By the batch's own name, which nobody else's drops can be told under. Without one, the door has refused it.
+        let Some(sender) = &self.sender else { return Ok(()) };
+        let outcome = store::drops::note(self.connection, sender, &dropped);
         self.settle_point(outcome, || {
             let sum = otlp::Sum {
                 data_points: vec![otlp],

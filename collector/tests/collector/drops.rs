@@ -4,6 +4,7 @@ use offpath_collector::store;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, Sum, metric, number_data_point};
 use prost::Message as _;
+use rusqlite::Connection;
 use tempfile::tempdir;
 
 use crate::support::*;
@@ -42,11 +43,39 @@ fn drops_of_nobody_are_refused_and_told_so() {
         assert_eq!(partial.error_message, expected);
     }
     let accounting = collector.settled_signal("metrics");
-    assert_eq!((&accounting["received"], &accounting["stored"]), (&2.into(), &2.into()), "{accounting}");
+    let number = |name: &str| accounting[name].as_i64().unwrap();
+    assert_eq!((number("received"), number("stored"), number("dead_lettered")), (2, 2, 0), "{accounting}");
     let metrics = collector.get("/metrics").text();
     for line in ["rejected_points_total{reason=\"unsupported\"} 4\n", "superseded_points_total 0\n"] {
         assert!(metrics.contains(&format!("offpath_collector_{line}")), "{metrics}");
     }
+}
+
+#[test]
+fn a_dead_letter_of_drops_that_is_put_back_is_its_senders_still() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let connection = Connection::open(data.path().join("offpath.db")).unwrap();
+    let trigger =
+        "CREATE TRIGGER refuse BEFORE INSERT ON sender_drops BEGIN SELECT RAISE(ABORT, 'poison'); END";
+    connection.execute_batch(trigger).unwrap();
+    let value = number_data_point::Value::AsInt(3);
+    assert_eq!(refused(&collector, 1, vec![sum("offpath.records.dropped", T0 + 1, value)]), 0);
+    assert_eq!(collector.settled_signal("metrics")["dead_lettered"], 1);
+    let folder = data.path().to_str().unwrap();
+    let replay = |letter| assert!(run(&["dead-letters", "replay", "--data", folder, letter]).0);
+    // It is refused again, and then taken.
+    replay("1");
+    eventually("the second dead letter", || {
+        run(&["dead-letters", "list", "--data", folder]).1.starts_with("2\t").then_some(())
+    });
+    connection.execute_batch("DROP TRIGGER refuse").unwrap();
+    replay("2");
+    let accounting = collector.settled_signal("metrics");
+    assert_eq!((&accounting["stored"], &accounting["dead_lettered"]), (&1.into(), &0.into()), "{accounting}");
+    let senders = collector.json("/api/senders");
+    assert_eq!(senders[0]["dropped"], serde_json::json!({"offpath.records.dropped": {"rejected": 3}}));
+    assert_eq!((&senders[0]["last_sequence"], &senders[0]["missing"]), (&1.into(), &0.into()));
 }
 
 /// Sends the metrics as the sender's next batch, and returns how many of their points were refused.

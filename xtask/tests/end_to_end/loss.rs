@@ -1,7 +1,7 @@
 //! Loss shows at both ends: in the proxy's counters and in the gaps that the collector finds; and what the alert rules read
 //! is what both really say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -138,11 +138,26 @@ async fn every_metric_that_an_alert_reads_is_in_a_real_scrape_with_its_labels() 
         .await
         .unwrap();
         let scrape = scrape + &proxy.admin().text("/stats/prometheus").await.unwrap();
+        let losses = losses(&scrape);
+        assert!(losses.contains("offpath_collector_rejected_spans"), "{losses:?}");
+        for name in losses {
+            let is_read = selectors.iter().any(|selector| selector.name.trim_end_matches("_total") == name);
+            assert!(is_read, "no alert reads {name}");
+        }
         for selector in &selectors {
             // A filter is not reloaded, and Envoy counts that for loggers alike: the counter is there in both modes.
             assert!(selector.is_in(&scrape), "{release:?} {mode:?}: no {selector:?} in {scrape}");
         }
     }
+}
+
+/// The counters in a scrape by which something was dropped or refused, without their `_total`.
+fn losses(scrape: &str) -> BTreeSet<&str> {
+    let counters = scrape.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"));
+    let ours = counters.filter(|name| name.starts_with("offpath_"));
+    ours.filter(|name| name.contains("_dropped") || name.contains("_rejected"))
+        .map(|name| name.trim_end_matches("_total"))
+        .collect()
 }
 
 /// A body that is not OTLP, and a point of a kind that is not stored.

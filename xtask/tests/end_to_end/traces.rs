@@ -165,6 +165,25 @@ async fn what_envoy_answers_without_an_upstream_has_the_ids_that_came_with_the_r
     assert_eq!(records["/forbidden-and-begun-here"].trace_id.as_deref(), Some(""));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn where_envoy_makes_a_span_of_the_call_to_the_upstream_the_record_names_that_one() {
+    let folder = folder().await;
+    let collector = collector(&folder).await;
+    let mut bootstrap = tracing_bootstrap(ENVOY_1_40, Mode::AccessLogger, &[]).await;
+    let tracing = bootstrap.at(&format!("{HTTP_CONNECTION_MANAGER}/tracing")).unwrap();
+    tracing["spawn_upstream_span"] = json!(true);
+    let proxy = Proxy::start(ENVOY_1_40, bootstrap, collector.otlp()).await;
+    load::keep_alive(proxy.address(), 1, 1, |_| load::get("/orders/7")).await.unwrap();
+    let stored =
+        async || Ok((collector.accounting().await?.stored, collector.span_accounting().await?.stored));
+    wait::until_equal("the record and both spans stored", &(1, 2), stored).await.unwrap();
+    let [record] = collector.logs("").await.unwrap().try_into().unwrap();
+    let spans = collector.spans(record.trace_id.as_ref().unwrap()).await.unwrap();
+    let of_kind = |kind: &str| spans.iter().find(|span| span.kind == kind).unwrap();
+    assert_eq!(record.span_id.as_deref(), Some(of_kind("CLIENT").span_id.as_str()));
+    assert_eq!(of_kind("CLIENT").parent_span_id, of_kind("SERVER").span_id);
+}
+
 /// The trace and span ids of a record, an exemplar or a span.
 fn ids(of: &Value) -> (String, String) {
     (text(&of["traceId"]).to_owned(), text(&of["spanId"]).to_owned())
