@@ -1,8 +1,8 @@
 //! Latency over time, from the merged exponential histograms.
 //!
 //! In: a metric, a time range, a step and what to tell apart. Out: for each key and step the count, rate, errors,
-//! quantiles, and exemplars, from which a trace is found. Intervals belong to the step in which they end, since a sender's interval may reach over several; merging
-//! is exact, so that quantiles are as good over a week as over one interval.
+//! quantiles, and exemplars, from which a trace is found. Intervals belong to the step in which they end, since a sender's
+//! interval may reach over several; merging is exact, so that quantiles are as good over a week as over one interval.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -125,6 +125,8 @@ impl Cell {
 /// # Errors
 /// [`QueryError`].
 pub fn answer(connection: &Connection, question: &Question) -> Result<Answer, QueryError> {
+    // One view of the database: no exemplar is of a request that is not counted.
+    let _snapshot = connection.unchecked_transaction()?;
     let cells = cells(connection, question, MAX_BYTES)?;
     let mut series: Vec<Series> = Vec::new();
     for ((key, step), cell) in cells {
@@ -224,7 +226,6 @@ fn add_exemplars(connection: &Connection, question: &Question, cells: &mut Cells
         question.metric
     ])?;
     while let Some(row) = rows.next()? {
-        // What is shown is never more than what is counted.
         if let Some(cell) = cells.get_mut(&(row.get(0)?, question.step(row.get(1)?))) {
             cell.exemplars.offer(Exemplar {
                 time_unix_nano: row.get(2)?,

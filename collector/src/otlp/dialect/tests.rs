@@ -73,7 +73,7 @@ const GATEWAY: [(&str, &str); 24] = [
     ("route_name", "httproute/shop/orders/rule/0/match/0/*"),
 ];
 
-/// All fields of Istio's JSON format (1.28, `EnvoyJSONLogFormatIstio`) as Envoy writes them.
+/// All fields of Istio's JSON format (1.30, `EnvoyJSONLogFormatIstio`) as Envoy writes them.
 const ISTIO: [(&str, &str); 24] = [
     ("start_time", "2026-01-01T00:00:00.000Z"),
     ("route_name", "default"),
