@@ -56,52 +56,30 @@ impl Noise {
         edge.map_or_else(Vec::new, |edge| Self::all(&Self::copies(figures, edge), edge, seed))
     }
 
-    /// For mean and quantiles. Requests that a lane lacks are left out in all; nothing comes out with fewer than two copies.
+    /// For mean and quantiles. Nothing comes out with fewer than two copies, or when a lane has other requests.
     #[must_use]
     pub fn all(copies: &[&Figures], form: &Figures, seed: u64) -> Vec<Self> {
-        let lanes: Vec<Lane> = copies.iter().copied().chain([form]).map(Lane::of).collect();
-        let Some((form, copies)) = lanes.split_last() else { return Vec::new() };
+        let form = Lane::of(form);
+        let copies: Vec<Lane> = copies.iter().copied().map(Lane::of).collect();
         let requests = form.took_ms.len();
         if copies.len() < 2 || requests == 0 || copies.iter().any(|copy| copy.took_ms.len() != requests) {
             return Vec::new();
         }
+        let Spread { noise, difference } = Spread::of(&copies, &form, seed);
         let once = vec![1; requests];
-        let found = form.statistics(&once);
         let usual = mean(&copies.iter().map(|copy| copy.statistics(&once)).collect::<Vec<_>>());
-        let mut noise = [const { Vec::new() }; COUNT];
-        let mut difference = [const { Vec::new() }; COUNT];
-        let mut random = fastrand::Rng::with_seed(seed);
-        for _ in 0..DRAWS {
-            let drawn = draw(&mut random, requests);
-            let of_copies: Vec<[f64; COUNT]> = copies.iter().map(|copy| copy.statistics(&drawn)).collect();
-            collect(&mut difference, &form.statistics(&drawn), &mean(&of_copies));
-            for (index, copy) in of_copies.iter().enumerate() {
-                let others: Vec<[f64; COUNT]> = of_copies
-                    .iter()
-                    .enumerate()
-                    .filter(|(other, _)| *other != index)
-                    .map(|(_, statistics)| *statistics)
-                    .collect();
-                collect(&mut noise, copy, &mean(&others));
-            }
-        }
         let names = ["mean"].into_iter().chain(QUANTILES.iter().map(|(name, _)| *name));
-        let values = found.into_iter().zip(usual);
-        let spreads = noise.into_iter().zip(difference);
         names
-            .zip(values)
-            .zip(spreads)
-            .map(|((name, (form_ms, copies_ms)), (noise, difference))| {
-                let (noise, difference) = (covered(noise), covered(difference));
-                Self {
-                    name,
-                    copies_ms,
-                    form_ms,
-                    noise_from_ms: *noise.start(),
-                    noise_to_ms: *noise.end(),
-                    difference_from_ms: *difference.start(),
-                    difference_to_ms: *difference.end(),
-                }
+            .zip(form.statistics(&once).into_iter().zip(usual))
+            .zip(noise.into_iter().map(covered).zip(difference.into_iter().map(covered)))
+            .map(|((name, (form_ms, copies_ms)), (noise, difference))| Self {
+                name,
+                copies_ms,
+                form_ms,
+                noise_from_ms: *noise.start(),
+                noise_to_ms: *noise.end(),
+                difference_from_ms: *difference.start(),
+                difference_to_ms: *difference.end(),
             })
             .collect()
     }
@@ -116,6 +94,31 @@ impl Noise {
     #[must_use]
     pub fn is_within(&self) -> bool {
         (self.noise_from_ms..=self.noise_to_ms).contains(&self.difference_ms())
+    }
+}
+
+/// What the draws say, by statistic: each copy less the mean of the others, and the form less the mean of all copies.
+struct Spread {
+    noise: [Vec<f64>; COUNT],
+    difference: [Vec<f64>; COUNT],
+}
+
+impl Spread {
+    fn of(copies: &[Lane], form: &Lane, seed: u64) -> Self {
+        let empty = || [const { Vec::new() }; COUNT];
+        let mut spread = Self { noise: empty(), difference: empty() };
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..DRAWS {
+            let drawn = draw(&mut random, form.took_ms.len());
+            let of_copies: Vec<[f64; COUNT]> = copies.iter().map(|copy| copy.statistics(&drawn)).collect();
+            collect(&mut spread.difference, &form.statistics(&drawn), &mean(&of_copies));
+            for (index, copy) in of_copies.iter().enumerate() {
+                let (before, rest) = of_copies.split_at(index);
+                let others = [before, rest.get(1..).unwrap_or_default()].concat();
+                collect(&mut spread.noise, copy, &mean(&others));
+            }
+        }
+        spread
     }
 }
 

@@ -117,11 +117,10 @@ fn draw_percentiles(figures: &[Figures], caption: &Caption, text: &mut String) -
 /// One point for each hundredth of a nine, which is finer than the eye.
 fn curve(latencies: &Latencies, most_nines: f64) -> impl Iterator<Item = (f64, f64)> {
     let points = (most_nines * 100.0).floor() as u32;
-    (0..=points).map(move |point| {
-        let at = f64::from(point) / 100.0;
-        let seconds = latencies.quantile_ms(1.0 - 10_f64.powf(-at)) / 1000.0;
-        (at, seconds.max(SHORTEST_S))
-    })
+    let places = (0..=points).map(|point| f64::from(point) / 100.0);
+    let rest = places.map(|at| (at, 1.0 - 10_f64.powf(-at)));
+    rest.chain([(most_nines, 1.0)])
+        .map(|(at, quantile)| (at, (latencies.quantile_ms(quantile) / 1000.0).max(SHORTEST_S)))
 }
 
 fn draw_shares(chart: &mut Chart<'_>, most_nines: f64, longest: f64) -> Drawn {
@@ -256,4 +255,60 @@ fn draw_histogram(area: &Area<'_>, shown: &Shown<'_>, counts: &[u32], most: u32)
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::{
+        form::{ServiceTimes, Setup},
+        load::{End, Sample},
+    };
+
+    /// A hundred requests that took 1 to 100 s.
+    fn figures(form: Form) -> Figures {
+        let service_times = ServiceTimes { median_ms: 120.0, mean_ms: 166.0, seed: 1 };
+        let sample = |number: u64| Sample {
+            number,
+            due_us: 0,
+            sent_us: 0,
+            took_us: (number + 1) * 1_000_000,
+            end: End::Answered(200),
+        };
+        Figures::of_samples(&Setup::of(form, service_times), (0..100).map(sample).collect())
+    }
+
+    #[test]
+    fn a_curve_goes_from_the_fastest_to_the_slowest_request() {
+        let points: Vec<(f64, f64)> = curve(&figures(Form::Edge).latencies, 2.0).collect();
+        assert_eq!((points.first(), points.last()), (Some(&(0.0, 1.0)), Some(&(2.0, 100.0))));
+        let (_, at_99_percent) = points[points.len() - 2];
+        assert_eq!(at_99_percent, 99.0);
+        assert!(points.is_sorted_by(|(_, left), (_, right)| left <= right));
+    }
+
+    #[test]
+    fn where_users_gave_up_is_drawn_if_any_waited_so_long() {
+        let figures = [figures(Form::InRequest), figures(Form::Edge)];
+        for (patience_s, drawn) in [(Some(30.0), true), (Some(500.0), false), (None, false)] {
+            let caption = Caption { load: "40 new requests a second".to_owned(), patience_s };
+            let picture = percentiles(&figures, &caption).unwrap();
+            assert!(picture.contains("40 new requests a second"));
+            assert_eq!(picture.contains("here users gave up, after"), drawn, "{patience_s:?}");
+        }
+    }
+
+    #[test]
+    fn offpath_lies_on_top() {
+        let position = |form| FORMS.iter().position(|(drawn, ..)| *drawn == form);
+        assert_eq!((position(Form::NoLogging), position(Form::Edge)), (Some(0), Some(FORMS.len() - 1)));
+    }
+
+    #[test]
+    fn a_histogram_counts_every_request_once() {
+        let figures = figures(Form::Edge);
+        assert_eq!(count(&figures, 60).iter().sum::<u32>(), 100);
+        // 1 s begins the third decade from 10 ms.
+        assert_eq!(count(&figures, 60).iter().position(|count| *count > 0), Some(24));
+    }
 }

@@ -130,9 +130,9 @@ impl Report {
     }
 
     fn pictures(&self) -> impl Iterator<Item = (&'static str, &[Figures], Caption)> {
-        let closed = Caption { load: format!("{} at a time", self.users), patience_s: None };
+        let closed = Caption { load: format!("{} users at a time", self.users), patience_s: None };
         let open = Caption {
-            load: format!("{} new ones each second", self.rate),
+            load: format!("{} new requests a second", self.rate),
             patience_s: Some(self.patience_seconds as f64),
         };
         [("closed", self.closed.as_slice(), closed), ("open", self.open.as_slice(), open)]

@@ -177,7 +177,9 @@ mod tests {
     }
 
     fn writes(database: &Path) -> bool {
-        Connection::open(database).unwrap().execute_batch("INSERT INTO batches VALUES ('metrics')").is_ok()
+        let connection = Connection::open(database).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        connection.execute_batch("INSERT INTO batches VALUES ('metrics')").is_ok()
     }
 
     #[test]

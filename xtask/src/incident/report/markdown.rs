@@ -139,7 +139,7 @@ fn requests(figures: &[Figures]) -> String {
     let header = [
         "requests",
         "sent",
-        "late by at most, 99 % of them, ms",
+        "99 % of them late by at most ms",
         "worked off by the application",
         "answered 200",
         "failed",
