@@ -37,6 +37,8 @@ fn figures_of(figures: &[Figures], form: Form) -> Option<&Figures> {
 
 /// Where both pictures begin.
 const SHORTEST_S: f64 = 0.01;
+/// The longest is so much below the top of the curves.
+const HEADROOM: f64 = 1.5;
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
@@ -70,7 +72,7 @@ fn draw_percentiles(figures: &[Figures], caption: &Caption, text: &mut String) -
     let root = SVGBackend::with_string(text, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
     let all = || FORMS.iter().filter_map(|(form, ..)| figures_of(figures, *form));
-    let longest = all().map(|figures| figures.latency.max_ms).fold(1.0, f64::max) / 1000.0 * 1.3;
+    let longest = all().map(|figures| figures.latency.max_ms).fold(1.0, f64::max) / 1000.0 * HEADROOM;
     let most_nines = all().map(|figures| nines(1.0 / figures.ends.requests as f64)).fold(1.0, f64::max);
     let title = format!("How long users waited for an answer: {}", caption.load);
     let mut chart = ChartBuilder::on(&root)
@@ -141,8 +143,8 @@ fn draw_patience(chart: &mut Chart<'_>, patience_s: f64, most_nines: f64) -> Dra
     let line = [(0.0, patience_s), (most_nines, patience_s)];
     chart.draw_series(DashedLineSeries::new(line, 6, 4, INK.stroke_width(1)))?;
     let text = format!("here users gave up, after {patience_s} s without an answer");
-    let above = EmptyElement::at((0.0, patience_s)) + Text::new(text, (8, -20), style(15));
-    chart.plotting_area().draw(&above)?;
+    let below = EmptyElement::at((nines(0.5), patience_s)) + Text::new(text, (8, 8), style(15));
+    chart.plotting_area().draw(&below)?;
     Ok(())
 }
 
@@ -221,12 +223,16 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 fn draw_histogram(area: &Area<'_>, shown: &Shown<'_>, counts: &[u32], most: u32) -> Drawn {
     let (figures, color, name) = *shown;
+    let percent = |count: f64| count / figures.ends.requests.max(1) as f64 * 100.0;
     let slow = figures.latencies.all_ms().filter(|ms| *ms > SLOW_S * 1000.0).count() as f64;
-    let caption = format!(
+    let mut caption = format!(
         "{name}: {:.1} % took longer than {SLOW_S} s, the longest {:.1} s",
-        slow / figures.ends.requests.max(1) as f64 * 100.0,
+        percent(slow),
         figures.latency.max_ms / 1000.0
     );
+    if figures.ends.gave_up > 0 {
+        caption += &format!("; {:.1} % gave up then", percent(figures.ends.gave_up as f64));
+    }
     let mut chart = ChartBuilder::on(area)
         .caption(caption, ("sans-serif", 17).into_font().color(&color))
         .margin(8)
