@@ -57,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the records of the closed loop may take to arrive, in all forms alike: longer than any has to take.
 const CLOSED_SETTLE: Duration = Duration::from_secs(900);
 /// How long all others may, in all forms alike. In-request could go on for hours there.
-const SETTLE: Duration = Duration::from_secs(60);
+const SETTLE: Duration = Duration::from_secs(45);
 /// How often it is said which lanes are not done yet.
 const REMINDER: Duration = Duration::from_secs(60);
 
