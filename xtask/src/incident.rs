@@ -2,6 +2,7 @@
 //! front of the same small application, under the same load, with the same stalls of the database. A report, pictures and
 //! the open questions answered come out.
 
+pub mod convoy;
 pub mod figures;
 pub mod form;
 pub mod lane;
@@ -10,15 +11,22 @@ pub mod noise;
 pub mod plot;
 pub mod postgres;
 pub mod questions;
+pub mod records;
 pub mod report;
 pub mod stall;
 pub mod vigil;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail, ensure};
 use futures_util::future::try_join_all;
-use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::{
     artefacts, fetch,
@@ -27,8 +35,10 @@ use crate::{
         figures::Figures,
         form::{Form, ServiceTimes, Setup},
         lane::{Lane, Stand},
-        load::Samples,
+        load::{Load, Sample},
+        noise::Noise,
         postgres::Postgres,
+        questions::Question,
         report::Report,
         stall::Stalls,
         vigil::Vigil,
@@ -43,13 +53,13 @@ const OPEN_LOOP: Duration = Duration::from_secs(120);
 const OUTAGE: Duration = Duration::from_secs(120);
 
 /// How long a user of the open loop waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long one of the closed loop does: for ever, as in the incident.
-const ENDLESS_PATIENCE: Duration = Duration::from_secs(3600);
-/// How long records may take to arrive after the load, where they only have to be waited for.
-const SETTLE: Duration = Duration::from_secs(900);
-/// And where some may never arrive.
-const SHORT_SETTLE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the records of the closed loop may take to arrive, in all forms alike: longer than any has to take.
+const CLOSED_SETTLE: Duration = Duration::from_secs(900);
+/// How long all others may, in all forms alike. In-request could go on for hours there.
+const SETTLE: Duration = Duration::from_secs(45);
+/// How often it is said which lanes are not done yet.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// What to do.
 #[derive(Clone, Debug, clap::Args)]
@@ -75,7 +85,7 @@ pub struct Options {
     /// How long what fails is away in the questions [default: 2m, or as much shorter as there are fewer requests]
     #[arg(long, value_parser = duration)]
     outage: Option<Duration>,
-    /// How many copies of no logging run beside each other: their differences are the noise
+    /// How many copies of no logging run beside each other: what they differ by is the noise
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=9))]
     copies: u32,
     /// What service times and stalls follow from
@@ -101,7 +111,7 @@ pub enum Part {
 }
 
 impl Options {
-    /// The quick form: a tenth of the requests, short stalls; `parts` of it.
+    /// The quick form: a tenth of the requests, short stalls, an open loop of 5 s; `parts` of it.
     #[must_use]
     pub fn quick(parts: &[Part], out: PathBuf) -> Self {
         Self {
@@ -110,7 +120,7 @@ impl Options {
             requests: 300,
             users: 3,
             rate: 40,
-            duration: None,
+            duration: Some(Duration::from_secs(5)),
             outage: None,
             copies: 2,
             seed: 1,
@@ -144,15 +154,25 @@ impl Options {
         ServiceTimes { median_ms: 104.3, mean_ms: 117.2, seed: self.seed }
     }
 
+    /// Short, so that at a hundred times the load few requests are at work at once: what is shown is the log.
+    fn light(&self) -> ServiceTimes {
+        ServiceTimes { median_ms: 10.0, mean_ms: 14.0, seed: self.seed }
+    }
+
+    fn open(&self, requests_per_second: u32, lasts: Duration, patience: Duration) -> Load {
+        let requests = (lasts.as_secs_f64() * f64::from(requests_per_second)) as u64;
+        Load::Open { requests_per_second, requests, patience }
+    }
+
     fn stalls(&self) -> Stalls {
         Stalls { duration: self.stall, probability: self.stall_probability, seed: self.seed }
     }
 }
 
-/// Runs what is wanted and writes the report.
+/// Runs what is wanted. The report is written after each part, so that an interrupted run keeps what it has.
 ///
 /// # Errors
-/// When something is missing or does not start, when a form that promises each record has lost one, or when it is
+/// When something is missing or does not start, when a form has not kept what it promises of its records, or when it is
 /// interrupted.
 pub fn run(project: &Project, options: &Options) -> anyhow::Result<Report> {
     need::tools(&[Need::Pip, Need::CCompiler, Need::Setpriv, Need::PostgreSql])?;
@@ -162,6 +182,7 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<Report> {
     artefacts::build(project)?;
     artefacts::build_incident(project)?;
     allow_many_connections()?;
+    let out = options.out.clone().unwrap_or_else(|| project.target().join("incident"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -170,41 +191,50 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<Report> {
         let interrupted = interrupt::signal()?;
         let postgres = Postgres::start(project).await?;
         let played = tokio::select! {
-            played = play(project, options, &postgres) => played,
-            () = interrupted => Err(anyhow::anyhow!("interrupted")),
+            played = play(project, options, &postgres, &out) => played,
+            () = interrupted => Err(anyhow::anyhow!("interrupted; the parts that were over are in `{}`", out.display())),
         };
         let stopped = postgres.stop().await;
         let report = played?;
         stopped.map(|()| report)
     })?;
-    let out = options.out.clone().unwrap_or_else(|| project.target().join("incident"));
-    report.write(&out)?;
     println!("{}", report.markdown());
     eprintln!("written to `{}`", out.display());
     let broken = report.broken_promises();
-    ensure!(broken.is_empty(), "not every record was stored: {}", broken.join("; "));
+    ensure!(broken.is_empty(), "not every record is where it was promised to be: {}", broken.join("; "));
     Ok(report)
 }
 
-async fn play(project: &Project, options: &Options, postgres: &Postgres) -> anyhow::Result<Report> {
+async fn play(
+    project: &Project,
+    options: &Options,
+    postgres: &Postgres,
+    out: &Path,
+) -> anyhow::Result<Report> {
     let vigil = Vigil::start();
-    let stand = Stand { project, postgres, stalls: options.stalls(), settle: SETTLE };
+    let stand = Stand { project, postgres, stalls: options.stalls(), settle: SETTLE, begin: Instant::now() };
     let mut report = Report::new(options);
     if options.wants(Part::Closed) {
-        eprintln!("closed loop: {} users, {} requests", options.users, options.requests);
-        report.closed = closed(stand, options).await.context("closed loop")?;
-        report.longest_standstill_ms.insert("closed loop", vigil.longest_ms());
+        stand.say(&format!("closed loop: {} users, {} requests", options.users, options.requests));
+        let patient = Stand { settle: CLOSED_SETTLE, ..stand };
+        report.closed = closed(patient, options).await.context("closed loop")?;
+        report.closed_noise = Noise::of_edge(&report.closed, options.seed);
+        report.part_is_over("closed loop", vigil.longest_ms(), out)?;
     }
-    let short = Stand { settle: SHORT_SETTLE, ..stand };
     if options.wants(Part::Open) {
-        eprintln!("open loop: {} requests/s for {} s", options.rate, options.open_loop().as_secs());
-        report.open = open(short, options).await.context("open loop")?;
-        report.longest_standstill_ms.insert("open loop", vigil.longest_ms());
+        let seconds = options.open_loop().as_secs();
+        stand.say(&format!("open loop: {} requests/s for {seconds} s", options.rate));
+        report.open = open(stand, options).await.context("open loop")?;
+        report.open_noise = Noise::of_edge(&report.open, options.seed);
+        report.part_is_over("open loop", vigil.longest_ms(), out)?;
     }
-    if options.wants(Part::Questions) {
-        report.questions = questions::answer(short, options).await.context("questions")?;
-        report.longest_standstill_ms.insert("questions", vigil.longest_ms());
+    for question in Question::ALL.into_iter().filter(|_| options.wants(Part::Questions)) {
+        stand.say(question.name());
+        let answers = question.answer(stand, options).await.context(question.name())?;
+        report.questions.extend(answers);
+        report.part_is_over(question.name(), vigil.longest_ms(), out)?;
     }
+    stand.say("done");
     Ok(report)
 }
 
@@ -219,55 +249,68 @@ fn copies(options: &Options) -> impl Iterator<Item = Setup> {
 
 async fn closed(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Figures>> {
     let setup = |form| Setup::of(form, options.service_times());
-    let short_tailed = |form: Form| {
-        Setup::of(form, options.short_tailed()).named(&format!("{}, shorter service times", form.name()))
-    };
     let setups = copies(options).chain([
         setup(Form::InRequest),
         setup(Form::ApplicationQueue),
         setup(Form::Edge),
         setup(Form::ApplicationQueue).per_row(),
         setup(Form::Edge).per_row(),
-        short_tailed(Form::InRequest),
-        short_tailed(Form::Edge),
     ]);
-    let per_user = options.requests.div_ceil(options.users);
-    side_by_side(stand, setups, async |lane: &mut Lane| {
-        load::closed_loop(lane.address(), options.users, per_user, ENDLESS_PATIENCE).await
-    })
-    .await
+    let short_tailed = [Form::NoLogging, Form::InRequest, Form::Edge].map(|form| {
+        Setup::of(form, options.short_tailed()).named(&format!("{}, shorter service times", form.name()))
+    });
+    let requests_per_user = options.requests.div_ceil(options.users);
+    let load = Load::Closed { users: options.users, requests_per_user };
+    // All at the same time, but what is compared with no logging is compared with the same service times.
+    let cases = setups.chain(short_tailed).map(|setup| (setup, load));
+    side_by_side(stand, cases, async |lane: &mut Lane, load| lane.load(load)?.samples().await).await
 }
 
 async fn open(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Figures>> {
-    let setup = |form| Setup::of(form, options.service_times());
-    let setups =
-        copies(options).chain([setup(Form::InRequest), setup(Form::ApplicationQueue), setup(Form::Edge)]);
-    let count = (options.open_loop().as_secs_f64() * f64::from(options.rate)) as u64;
-    side_by_side(stand, setups, async |lane: &mut Lane| {
-        let (_stop, stopped) = watch::channel(false);
-        tokio::spawn(load::open_loop(lane.address(), options.rate, count, PATIENCE, stopped)).await?
-    })
-    .await
+    let logging = [Form::InRequest, Form::ApplicationQueue, Form::Edge]
+        .map(|form| Setup::of(form, options.service_times()));
+    let load = options.open(options.rate, options.open_loop(), PATIENCE);
+    let cases = copies(options).chain(logging).map(|setup| (setup, load));
+    side_by_side(stand, cases, async |lane: &mut Lane, load| lane.load(load)?.samples().await).await
 }
 
-/// Starts all lanes, lets `load` play on each at the same time, and waits for their records.
-pub(crate) async fn side_by_side(
+/// Starts all lanes, lets `play` have each at the same time, waits for their records, and counts convoys.
+pub(crate) async fn side_by_side<T>(
     stand: Stand<'_>,
-    setups: impl IntoIterator<Item = Setup>,
-    load: impl AsyncFn(&mut Lane) -> anyhow::Result<Samples>,
+    cases: impl IntoIterator<Item = (Setup, T)>,
+    play: impl AsyncFn(&mut Lane, T) -> anyhow::Result<Vec<Sample>>,
 ) -> anyhow::Result<Vec<Figures>> {
-    let lanes = try_join_all(setups.into_iter().map(|setup| Lane::start(stand, setup))).await?;
-    let load = &load;
-    try_join_all(lanes.into_iter().map(|mut lane| async move {
+    let start = async |(setup, case)| anyhow::Ok((Lane::start(stand, setup).await?, case));
+    let lanes = try_join_all(cases.into_iter().map(start)).await?;
+    let names = lanes.iter().map(|(lane, _)| lane.setup().name.clone());
+    let at_it = RefCell::new(names.collect::<BTreeSet<String>>());
+    let (play, at_it) = (&play, &at_it);
+    let mut all = pin!(try_join_all(lanes.into_iter().map(|(mut lane, case)| async move {
         let name = lane.setup().name.clone();
         let played = async {
-            let samples = load(&mut lane).await?;
-            eprintln!("  {name}: {} requests in {:.0} s", samples.samples.len(), samples.total.as_secs_f64());
-            lane.finish(&samples).await
+            let samples = play(&mut lane, case).await?;
+            let figures = lane.finish(samples).await?;
+            at_it.borrow_mut().remove(&name);
+            let Figures { ends, settled_after_seconds, .. } = &figures;
+            stand.say(&format!(
+                "  {name}: {} requests in {:.0} s, settled after {settled_after_seconds:.0} s",
+                ends.requests, ends.total_seconds
+            ));
+            anyhow::Ok(figures)
         };
         played.await.with_context(|| name.clone())
-    }))
-    .await
+    })));
+    let mut figures = loop {
+        tokio::select! {
+            figures = &mut all => break figures?,
+            () = sleep(REMINDER) => {
+                let names: Vec<String> = at_it.borrow().iter().cloned().collect();
+                stand.say(&format!("  still at it: {}", names.join("; ")));
+            }
+        }
+    };
+    convoy::count(&mut figures, stand.stalls.duration);
+    Ok(figures)
 }
 
 /// Each waiting request has a connection on either side of Envoy.
@@ -301,9 +344,9 @@ mod tests {
     #[test]
     fn fewer_requests_make_the_other_parts_shorter() {
         let quick = Options::quick(&[], PathBuf::new());
-        assert_eq!((quick.open_loop(), quick.outage()), (Duration::from_secs(12), Duration::from_secs(12)));
-        let given = Options { outage: Some(Duration::from_secs(3)), ..quick };
-        assert_eq!(given.outage(), Duration::from_secs(3));
+        assert_eq!((quick.open_loop(), quick.outage()), (Duration::from_secs(5), Duration::from_secs(12)));
+        let given = Options { duration: None, outage: Some(Duration::from_secs(3)), ..quick };
+        assert_eq!((given.open_loop(), given.outage()), (Duration::from_secs(12), Duration::from_secs(3)));
     }
 
     #[test]

@@ -157,6 +157,10 @@ fn packages(needs: &[Need]) -> Vec<&'static str> {
     needs.iter().flat_map(|need| need.debian_packages()).copied().collect()
 }
 
+/// Debian's package creates a server's data and starts it when it is installed, which nobody asked for here; this file of
+/// its configuration says not to, while it is there.
+const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/offpath.conf";
+
 /// Tries only: what is still missing afterwards is the caller's to report.
 fn apt_get_install(needs: &[Need]) {
     let packages = packages(needs);
@@ -164,6 +168,14 @@ fn apt_get_install(needs: &[Need]) {
     let apt_get = |arguments: &[&str]| {
         Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").status()
     };
+    let no_main_cluster = Path::new(NO_MAIN_CLUSTER);
+    if needs.contains(&Need::PostgreSql)
+        && let Err(error) = write_new(no_main_cluster, "create_main_cluster = false\n")
+    {
+        eprintln!(
+            "cannot write `{NO_MAIN_CLUSTER}`, so a server is started when PostgreSQL is installed: {error}"
+        );
+    }
     for arguments in [vec!["update", "-qq"], [vec!["install", "-y", "-qq"], packages].concat()] {
         match apt_get(&arguments) {
             Ok(status) if status.success() => {}
@@ -171,6 +183,16 @@ fn apt_get_install(needs: &[Need]) {
             Err(error) => eprintln!("cannot run apt-get: {error}"),
         }
     }
+    if no_main_cluster.exists()
+        && let Err(error) = fs::remove_file(no_main_cluster)
+    {
+        eprintln!("cannot remove `{NO_MAIN_CLUSTER}`: {error}");
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(path, text)
 }
 
 /// Makes sure that rustc can compile for [`WASM_TARGET`], adding the target with rustup when it is missing.

@@ -1,4 +1,4 @@
-//! The web application: `GET /work/<id>` is a request, `GET /stats` says what became of the logs so far.
+//! The web application: `GET /task/<id>` is a request, `GET /stats` says what became of the logs so far.
 //!
 //! A request that has come is worked off and logged even if its client goes away, as in a server with a thread for each.
 
@@ -24,7 +24,6 @@ use serde::Serialize;
 use tokio::{net::TcpListener, time::sleep};
 
 use crate::{
-    convoy::Tally,
     database::{Database, RequestLog, unix_nano},
     in_request::InRequest,
     queue::{self, Offers, Queue},
@@ -81,10 +80,7 @@ struct Stats {
     worked: u64,
     /// Logs that are in this process only.
     waiting: usize,
-    /// Entries in the queue, as far as the application knows.
-    queue_entries: u64,
     offers: Offers,
-    convoys: Tally,
 }
 
 /// Runs until it is killed.
@@ -107,11 +103,11 @@ pub(crate) async fn serve(options: Options) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     println!("application listening on {}", listener.local_addr().context("cannot see where it listens")?);
     let router =
-        Router::new().route("/work/{request}", get(work)).route("/stats", get(stats)).with_state(application);
+        Router::new().route("/task/{request}", get(task)).route("/stats", get(stats)).with_state(application);
     axum::serve(listener, router).await.context("cannot serve")
 }
 
-async fn work(State(application): State<Arc<Application>>, Path(request): Path<i64>) -> impl IntoResponse {
+async fn task(State(application): State<Arc<Application>>, Path(request): Path<i64>) -> impl IntoResponse {
     match tokio::spawn(async move { application.work(request).await }).await {
         Ok(Ok(())) => (StatusCode::OK, "{\"done\":true}\n".to_owned()),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")),
@@ -125,9 +121,7 @@ async fn stats(State(application): State<Arc<Application>>) -> impl IntoResponse
     let stats = Stats {
         worked: application.worked.load(Ordering::Relaxed),
         waiting: in_request.map_or(0, InRequest::waiting),
-        queue_entries: queue.map_or(0, Queue::entries),
         offers: queue.map(Queue::offers).unwrap_or_default(),
-        convoys: in_request.map(InRequest::convoys).unwrap_or_default(),
     };
     let text = serde_json::to_string(&stats).map_err(|error| error.to_string());
     ([(header::CONTENT_TYPE, "application/json")], text)

@@ -54,7 +54,7 @@ pub(crate) async fn consume(options: Options) -> anyhow::Result<()> {
 /// Rows behind `position`, each with its own.
 fn read(queue: &Connection, position: i64, limit: u32) -> anyhow::Result<Vec<(i64, RequestLog)>> {
     let mut select = queue.prepare_cached(
-        "SELECT id, substr(path, length('/work/') + 1), time_unix_nano, status, duration_seconds
+        "SELECT id, substr(path, length('/task/') + 1), time_unix_nano, status, duration_seconds
          FROM logs WHERE id > ?1 ORDER BY id LIMIT ?2",
     )?;
     let rows = select.query_map(params![position, limit], |row| {

@@ -20,9 +20,9 @@ pub(crate) struct RequestLog {
 }
 
 impl RequestLog {
-    /// Its path: all that is asked for is work.
+    /// Its path: nothing else is asked for.
     pub(crate) fn path(&self) -> String {
-        format!("/work/{}", self.request)
+        format!("/task/{}", self.request)
     }
 }
 
@@ -51,14 +51,13 @@ impl Database {
             tokio_postgres::connect(url.trim(), NoTls).await.context("cannot connect to the database")?;
         tokio::spawn(connection);
         let insert = client
-            .prepare("INSERT INTO request_log VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING")
+            .prepare("INSERT INTO request_log VALUES ($1, $2, $3, $4, $5)")
             .await
             .context("the database has no such table")?;
         let insert_batch = client
             .prepare(
                 "INSERT INTO request_log
-                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::float8[])
-                 ON CONFLICT DO NOTHING",
+                 SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::int[], $5::float8[])",
             )
             .await?;
         Ok(Self { client, insert, insert_batch })

@@ -154,10 +154,6 @@ impl Queue {
         let Counts { accepted, full, failed, slow } = &self.counts;
         Offers { accepted: read(accepted), full: read(full), failed: read(failed), slow: read(slow) }
     }
-
-    pub(crate) fn entries(&self) -> u64 {
-        self.depth.entries()
-    }
 }
 
 #[derive(Deserialize)]

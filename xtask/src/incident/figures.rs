@@ -1,11 +1,14 @@
-//! What a run says in numbers: a form's latencies, its convoys, and where its records went. Quantiles are exact, of all
-//! requests: none is left out for having failed or waited too long.
-
-use std::time::Duration;
+//! What a run says in numbers: what the clients saw of a form, its convoys, and where its records went. Quantiles are exact,
+//! of all requests: none is left out for having failed or waited too long.
 
 use serde::Serialize;
 
-use crate::incident::load::{End, Samples};
+use crate::incident::{
+    convoy::Convoys,
+    form::{Form, ServiceTimes, Setup},
+    load::{End, Sample},
+    records::Records,
+};
 
 /// The quantiles of all tables, and their names.
 pub const QUANTILES: [(&str, f64); 6] =
@@ -13,13 +16,19 @@ pub const QUANTILES: [(&str, f64); 6] =
 
 /// Latencies, sorted.
 #[derive(Clone, Debug, Default)]
-pub struct Latencies(Vec<Duration>);
+pub struct Latencies(Vec<u64>);
 
 impl Latencies {
     /// Of all requests.
     #[must_use]
-    pub fn of(samples: &Samples) -> Self {
-        Self::from(samples.samples.iter().map(|sample| sample.took).collect::<Vec<_>>())
+    pub fn of(samples: &[Sample]) -> Self {
+        Self::from_microseconds(samples.iter().map(|sample| sample.took_us))
+    }
+
+    fn from_microseconds(latencies: impl Iterator<Item = u64>) -> Self {
+        let mut latencies: Vec<u64> = latencies.collect();
+        latencies.sort_unstable();
+        Self(latencies)
     }
 
     /// The smallest that at least this share of the requests did not exceed, in milliseconds.
@@ -32,7 +41,7 @@ impl Latencies {
     /// On average, in milliseconds.
     #[must_use]
     pub fn mean_ms(&self) -> f64 {
-        milliseconds(self.0.iter().sum::<Duration>()) / self.0.len().max(1) as f64
+        milliseconds(self.0.iter().sum()) / self.0.len().max(1) as f64
     }
 
     /// All of them in milliseconds, sorted.
@@ -41,17 +50,8 @@ impl Latencies {
     }
 }
 
-impl From<Vec<Duration>> for Latencies {
-    fn from(mut latencies: Vec<Duration>) -> Self {
-        latencies.sort_unstable();
-        Self(latencies)
-    }
-}
-
-/// As a number.
-#[must_use]
-pub fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
+fn milliseconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1000.0
 }
 
 /// What requests took, in milliseconds.
@@ -91,8 +91,8 @@ impl Latency {
     }
 }
 
-/// How requests ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+/// How requests went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Ends {
     /// All.
     pub requests: u64,
@@ -102,14 +102,25 @@ pub struct Ends {
     pub failed: u64,
     /// Of these: their clients waited as long as they would, and left.
     pub gave_up: u64,
+    /// The load generator began 99 of 100 no later than so long after they were due.
+    pub sent_late_p99_ms: f64,
+    /// From the load's begin to the last request's end.
+    pub total_seconds: f64,
 }
 
 impl Ends {
     /// Counted.
     #[must_use]
-    pub fn of(samples: &Samples) -> Self {
-        let mut ends = Self { requests: samples.samples.len() as u64, ..Self::default() };
-        for sample in &samples.samples {
+    pub fn of(samples: &[Sample]) -> Self {
+        let late = samples.iter().map(|sample| sample.sent_us.saturating_sub(sample.due_us));
+        let last = samples.iter().map(|sample| sample.due_us + sample.took_us).max();
+        let mut ends = Self {
+            requests: samples.len() as u64,
+            sent_late_p99_ms: Latencies::from_microseconds(late).quantile_ms(0.99),
+            total_seconds: milliseconds(last.unwrap_or(0)) / 1000.0,
+            ..Self::default()
+        };
+        for sample in samples {
             match sample.end {
                 End::Answered(200) => ends.answered_200 += 1,
                 End::Answered(_) | End::Broken => ends.failed += 1,
@@ -127,12 +138,8 @@ pub struct ApplicationStats {
     pub worked: u64,
     /// Logs that are in the application's memory only.
     pub waiting: u64,
-    /// Entries in the queue outside.
-    pub queue_entries: u64,
     /// What became of logs that were offered to the queue.
     pub offers: Offers,
-    /// Requests that waited for others' logs.
-    pub convoys: Convoys,
 }
 
 /// What became of logs that were offered to the queue; all but the accepted ones were written by the request itself.
@@ -153,45 +160,57 @@ impl Offers {
     }
 }
 
-/// Requests that waited for others' logs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-pub struct Convoys {
-    /// Requests that did.
-    pub waited: u64,
-    /// Groups of requests that logged without a moment between them.
-    pub convoys: u64,
-    /// Requests in the largest.
-    pub largest: u64,
-}
-
 /// All of one form's run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figures {
     /// The setup's name.
     pub name: String,
+    /// Who logs.
+    pub form: Form,
+    /// How long the work took.
+    pub service_times: ServiceTimes,
     /// What the clients saw.
     pub latency: Latency,
-    /// How the requests ended.
+    /// How the requests went.
     pub ends: Ends,
-    /// From the first request to the last answer.
-    pub total_seconds: f64,
-    /// From then until no record was on its way any more.
-    pub settled_after_seconds: f64,
+    /// Requests that waited for logs; `None` where no copy without logging ran to compare with.
+    pub convoys: Option<Convoys>,
     /// What the application says.
     pub application: ApplicationStats,
     /// How often the database stalled.
     pub stalls: u64,
-    /// Requests that have a record in the database; `None` where none is promised.
-    pub stored: Option<u64>,
-    /// Requests without a record there, once all was settled, or as long as was waited.
-    pub missing: u64,
-    /// Of these: were answered 200.
-    pub answered_missing: u64,
-    /// Records that the plugin says it dropped.
-    pub dropped: u64,
+    /// Where the records went.
+    pub records: Records,
+    /// From the last request's end until every record was stored or none was on its way any more.
+    pub settled_after_seconds: f64,
     /// Everything that the curves are drawn from.
     #[serde(skip)]
     pub latencies: Latencies,
+    /// And where that is from.
+    #[serde(skip)]
+    pub samples: Vec<Sample>,
+}
+
+impl Figures {
+    /// What the clients say; the rest is still empty.
+    #[must_use]
+    pub fn of_samples(setup: &Setup, samples: Vec<Sample>) -> Self {
+        let latencies = Latencies::of(&samples);
+        Self {
+            name: setup.name.clone(),
+            form: setup.form,
+            service_times: setup.service_times,
+            latency: Latency::of(&latencies),
+            ends: Ends::of(&samples),
+            convoys: None,
+            application: ApplicationStats::default(),
+            stalls: 0,
+            records: Records::default(),
+            settled_after_seconds: 0.0,
+            latencies,
+            samples,
+        }
+    }
 }
 
 /// By how much `after` is below `before`, in per cent.
@@ -206,12 +225,38 @@ mod tests {
 
     #[test]
     fn quantiles_are_exact() {
-        let latencies = Latencies::from((1..=1000).rev().map(Duration::from_millis).collect::<Vec<_>>());
+        let latencies = Latencies::from_microseconds((1..=1000).rev().map(|ms| ms * 1000));
         let latency = Latency::of(&latencies);
         let expected = [500.5, 500.0, 900.0, 950.0, 990.0, 999.0, 1000.0];
         for ((name, value), expected) in latency.named().iter().zip(expected) {
             assert!((value - expected).abs() < 1e-6, "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn every_end_is_counted_and_the_generators_lateness_is_seen() {
+        let sample = |number, end| Sample {
+            number,
+            due_us: number * 1000,
+            sent_us: number * 1500,
+            took_us: 2000,
+            end,
+        };
+        let samples = [
+            sample(0, End::Answered(200)),
+            sample(1, End::Answered(503)),
+            sample(2, End::Broken),
+            sample(4, End::GaveUp),
+        ];
+        let expected = Ends {
+            requests: 4,
+            answered_200: 1,
+            failed: 2,
+            gave_up: 1,
+            sent_late_p99_ms: 2.0,
+            total_seconds: 0.006,
+        };
+        assert_eq!(Ends::of(&samples), expected);
     }
 
     #[test]

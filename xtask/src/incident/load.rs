@@ -1,23 +1,46 @@
-//! Load, as users cause it: a closed loop, in which each waits for an answer before asking again, and an open loop, in
-//! which requests come when they come. In the open loop a request's time counts from when it was to be sent, so that no
-//! waiting hides (coordinated omission).
+//! The load on a lane: a process that sends requests as users do and writes what became of each (`benches/incident`).
 
 use std::{
+    fs,
     net::SocketAddr,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
 };
 
-use anyhow::Context as _;
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use tokio::{sync::watch, task::JoinSet};
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+use tokio::time::sleep;
+
+use crate::harness::process::Process;
+
+/// How often it is looked at whether all requests have ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How requests come.
+#[derive(Clone, Copy, Debug)]
+pub enum Load {
+    /// Each user waits for an answer, as long as it takes, before asking again.
+    Closed {
+        /// At once.
+        users: u64,
+        /// One after the other.
+        requests_per_user: u64,
+    },
+    /// Evenly, whatever becomes of them.
+    Open {
+        /// Begun in each second.
+        requests_per_second: u32,
+        /// In all.
+        requests: u64,
+        /// A client leaves so long after its request was due.
+        patience: Duration,
+    },
+}
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// With this status.
     Answered(u16),
@@ -27,111 +50,87 @@ pub enum End {
     GaveUp,
 }
 
-/// One request, as its client saw it.
-#[derive(Clone, Copy, Debug)]
+/// One request, as its client saw it. Times are in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Sample {
-    /// In its path.
+    /// In its path; each request of a load has another.
     pub number: u64,
     /// When it was to be sent, from the load's begin.
-    pub due: Duration,
-    /// From then to its end.
-    pub took: Duration,
+    pub due_us: u64,
+    /// When it was: later only where the generator does not keep up.
+    pub sent_us: u64,
+    /// From when it was due to its end.
+    pub took_us: u64,
     /// How it ended.
     pub end: End,
 }
 
-/// All requests of a load.
-#[derive(Clone, Debug, Default)]
-pub struct Samples {
-    /// In no order.
-    pub samples: Vec<Sample>,
-    /// From the first request's begin to the last one's end.
-    pub total: Duration,
+/// The generator of a load, at work.
+pub struct Generator {
+    process: Process,
+    samples: PathBuf,
 }
 
-type Http = Client<HttpConnector, Empty<Bytes>>;
+impl Generator {
+    /// Begins. `folder` takes its files.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start(binary: &Path, address: SocketAddr, load: Load, folder: &Path) -> anyhow::Result<Self> {
+        let samples = folder.join("samples.json");
+        let mut arguments = ["load", "--address"].map(str::to_owned).to_vec();
+        arguments.extend([address.to_string(), "--samples".to_owned(), samples.display().to_string()]);
+        arguments.extend(load.arguments());
+        Ok(Self { process: Process::start("load", binary, arguments, folder)?, samples })
+    }
 
-/// `users` at once, each with `per_user` requests one after the other.
-///
-/// # Errors
-/// When a user cannot go on.
-pub async fn closed_loop(
-    address: SocketAddr,
-    users: u64,
-    per_user: u64,
-    patience: Duration,
-) -> anyhow::Result<Samples> {
-    let begin = Instant::now();
-    let mut clients = JoinSet::new();
-    for user in 0..users {
-        clients.spawn(async move {
-            let http = client();
-            let mut samples = Vec::new();
-            for number in user * per_user..(user + 1) * per_user {
-                let due = begin.elapsed();
-                let end = send(&http, address, number, patience).await;
-                samples.push(Sample { number, due, took: begin.elapsed() - due, end });
+    /// Waits until all requests have ended.
+    ///
+    /// # Errors
+    /// When the generator fails.
+    pub async fn samples(mut self) -> anyhow::Result<Vec<Sample>> {
+        let status = self.ended().await?;
+        ensure!(status.success(), "the load failed ({status}):\n{}", self.process.last_lines());
+        let path = &self.samples;
+        let text = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("no samples in `{}`", path.display()))
+    }
+
+    /// No more requests of an open loop are begun, and those under way are waited for.
+    ///
+    /// # Errors
+    /// As [`Generator::samples`].
+    pub async fn stop(mut self) -> anyhow::Result<Vec<Sample>> {
+        self.process.stop().await?;
+        self.samples().await
+    }
+
+    async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.process.ended()? {
+                return Ok(status);
             }
-            samples
-        });
-    }
-    let mut samples = Vec::new();
-    while let Some(user) = clients.join_next().await {
-        samples.extend(user.context("a user was aborted")?);
-    }
-    Ok(Samples { samples, total: begin.elapsed() })
-}
-
-/// `per_second` requests, `count` in all, evenly, whatever becomes of them; none are begun once `stop` says so.
-///
-/// # Errors
-/// When a request was aborted.
-pub async fn open_loop(
-    address: SocketAddr,
-    per_second: u32,
-    count: u64,
-    patience: Duration,
-    mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<Samples> {
-    let http = client();
-    let begin = Instant::now();
-    let mut requests = JoinSet::new();
-    for number in 0..count {
-        let due = Duration::from_secs_f64(number as f64 / f64::from(per_second));
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => break,
-            () = tokio::time::sleep_until((begin + due).into()) => {}
+            sleep(LOOK).await;
         }
-        let http = http.clone();
-        requests.spawn(async move {
-            let end = send(&http, address, number, patience).await;
-            Sample { number, due, took: begin.elapsed().saturating_sub(due), end }
-        });
     }
-    let mut samples = Vec::new();
-    while let Some(request) = requests.join_next().await {
-        samples.push(request.context("a request was aborted")?);
-    }
-    Ok(Samples { samples, total: begin.elapsed() })
 }
 
-fn client() -> Http {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    Client::builder(TokioExecutor::new()).build(connector)
-}
-
-async fn send(http: &Http, address: SocketAddr, number: u64, patience: Duration) -> End {
-    let exchange = async {
-        let response = http.get(format!("http://{address}/work/{number}").parse()?).await?;
-        let status = response.status().as_u16();
-        response.into_body().collect().await?;
-        anyhow::Ok(status)
-    };
-    match tokio::time::timeout(patience, exchange).await {
-        Ok(Ok(status)) => End::Answered(status),
-        Ok(Err(_)) => End::Broken,
-        Err(_) => End::GaveUp,
+impl Load {
+    fn arguments(self) -> Vec<String> {
+        let (name, arguments) = match self {
+            Self::Closed { users, requests_per_user } => {
+                ("closed", vec![("--users", users), ("--requests-per-user", requests_per_user)])
+            }
+            Self::Open { requests_per_second, requests, patience } => (
+                "open",
+                vec![
+                    ("--requests-per-second", requests_per_second.into()),
+                    ("--requests", requests),
+                    ("--patience-ms", u64::try_from(patience.as_millis()).unwrap_or(u64::MAX)),
+                ],
+            ),
+        };
+        let arguments = arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_string()]);
+        [name.to_owned()].into_iter().chain(arguments).collect()
     }
 }

@@ -121,13 +121,39 @@ impl Database {
         &self.url_file
     }
 
-    /// The numbers of the requests in the log.
+    /// The numbers of the requests in the log, one for each row.
     ///
     /// # Errors
     /// What the server says.
     pub async fn requests(&self) -> anyhow::Result<Vec<u64>> {
         let rows = self.client.query("SELECT request FROM request_log", &[]).await?;
         rows.iter().map(|row| Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)).collect()
+    }
+
+    /// How far the batch job has read the queue.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn position(&self) -> anyhow::Result<u64> {
+        let row = self.client.query_one("SELECT position FROM consumer", &[]).await?;
+        Ok(u64::try_from(row.try_get::<_, i64>(0)?)?)
+    }
+
+    /// Nothing can be written until [`Database::release`].
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn hold(&self) -> anyhow::Result<()> {
+        let lock = "BEGIN; LOCK TABLE request_log IN EXCLUSIVE MODE";
+        self.client.batch_execute(lock).await.context("the database was not held")
+    }
+
+    /// As before.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn release(&self) -> anyhow::Result<()> {
+        self.client.batch_execute("COMMIT").await.context("the database was not released")
     }
 
     /// How many calls have stalled so far.
@@ -149,7 +175,7 @@ fn schema(stalls: Stalls, draw: Draw) -> String {
     };
     format!(
         "CREATE TABLE request_log (
-             request bigint PRIMARY KEY, began_unix_nano bigint NOT NULL, path text NOT NULL,
+             request bigint NOT NULL, began_unix_nano bigint NOT NULL, path text NOT NULL,
              status int NOT NULL, duration_seconds float8 NOT NULL);
          CREATE TABLE consumer (position bigint NOT NULL);
          INSERT INTO consumer VALUES (0);
