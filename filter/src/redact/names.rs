@@ -70,7 +70,7 @@ const CREDENTIAL_HEADERS: [&str; 9] = [
 /// The longest name of a query parameter, decoded.
 pub const MAX_PARAM_NAME_BYTES: usize = 64;
 
-/// Of a longer name its end is looked at.
+/// A longer name, as it is on the wire, is a secret's.
 const MAX_ENCODED_BYTES: usize = 512;
 
 /// Names of query parameters, compared as a server would read them.
@@ -102,22 +102,25 @@ impl ParamNames {
     }
 
     /// Whether the value of a parameter with this name, as it is on the wire, is a secret: the name is decoded up to three
-    /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too.
+    /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too. What is too long to be looked at is one.
     pub(super) fn are_secret(&self, name: &[u8]) -> bool {
         if name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
             return self.contain(name);
         }
-        let end = name.get(name.len().saturating_sub(MAX_ENCODED_BYTES)..).unwrap_or(name);
+        if name.len() > MAX_ENCODED_BYTES {
+            return true;
+        }
         let mut decoded = [0; MAX_ENCODED_BYTES];
         let mut len = 0;
-        for (place, (_, unit)) in decoded.iter_mut().zip(units(end)) {
+        for (place, (_, unit)) in decoded.iter_mut().zip(units(name)) {
             *place = unit.byte;
             len += 1;
         }
         let decoded = decoded.get(..len).unwrap_or_default();
         let is_blank = |byte: &u8| matches!(byte, b'+' | ..=b' ');
         decoded.split(is_blank).any(|word| {
-            self.contain(word) || word.split(|byte| b"[].:\"'".contains(byte)).any(|part| self.contain(part))
+            self.contain(word)
+                || word.split(|byte| b"[].:\"'\\".contains(byte)).any(|part| self.contain(part))
         })
     }
 
@@ -173,6 +176,8 @@ mod tests {
             "token%20",
             "%2Btoken",
             "%22token%22",
+            r#"\"token\" "#,
+            r#""\u0074oken""#,
             "x:token",
             "app.pin",
             "APP%2Epin",
@@ -196,7 +201,7 @@ mod tests {
         ] {
             assert!(!names.are_secret(told.as_bytes()), "{told}");
         }
-        let buried = format!("{}[token]", "%25".repeat(1000));
-        assert!(names.are_secret(buried.as_bytes()), "of a long name its end is looked at");
+        let buried = format!("token{}", "%20".repeat(1000));
+        assert!(names.are_secret(buried.as_bytes()), "too long to be looked at");
     }
 }
