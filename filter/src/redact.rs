@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use crate::config::{ClientAddress, Config, ConfigError};
 use crate::route::Routes;
+use escape::Text;
 use finding::Finding;
 use names::ParamNames;
 use templates::Templates;
@@ -77,12 +78,12 @@ impl Redactor {
             None if !may_hold_secrets(path) => return Cow::Borrowed(path),
             None => Vec::new(),
         };
-        self.told(path, Place::Path, found)
+        self.told(&Text::new(path), Place::Path, found)
     }
 
     /// A query, or any other text that a client chose.
     pub fn text<'v>(&self, text: &'v [u8]) -> Cow<'v, [u8]> {
-        self.told(text, Place::Text, Vec::new())
+        self.told(&Text::new(text), Place::Text, Vec::new())
     }
 
     /// Whether a header's value is only ever told as [`REDACTED`]: `name` is in lower case.
@@ -104,7 +105,8 @@ impl Redactor {
                 self.text(told)
             });
         }
-        self.told(value, Place::Text, address::find(value, self.client_address))
+        let text = Text::new(value);
+        self.told(&text, Place::Text, address::find(&text, self.client_address))
     }
 
     /// The `user-agent` header.
@@ -123,8 +125,9 @@ impl Redactor {
             return Cow::Borrowed(REDACTED.as_bytes());
         }
         map(self.unless(false, authority), |authority| {
-            let user_info = escape::units(authority).filter(|(_, unit)| unit.byte == b'@').last();
-            let host = user_info.and_then(|(at, unit)| authority.get(at + unit.len..));
+            let text = Text::new(authority);
+            let user_info = text.units(0..).filter(|(_, unit)| unit.byte == b'@').last();
+            let host = user_info.and_then(|(at, unit)| authority.get(at + unit.len()..));
             Cow::Borrowed(host.unwrap_or(authority))
         })
     }
@@ -143,7 +146,7 @@ impl Redactor {
     }
 
     /// `text` without what was `found` in it already, and without secrets of other kinds.
-    fn told<'v>(&self, text: &'v [u8], place: Place, mut found: Vec<Finding>) -> Cow<'v, [u8]> {
+    fn told<'v>(&self, text: &Text<'v>, place: Place, mut found: Vec<Finding>) -> Cow<'v, [u8]> {
         found.extend(params::find(&self.params, text, place).into_iter().map(Finding::secret));
         found.extend(user_info::find(text).into_iter().map(Finding::secret));
         if let Some(templates) = &self.templates {
@@ -152,7 +155,11 @@ impl Redactor {
             }
             found.extend(templates.segments(text));
         }
-        if found.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(finding::told(text, found)) }
+        if found.is_empty() {
+            Cow::Borrowed(text.bytes)
+        } else {
+            Cow::Owned(finding::told(text.bytes, found))
+        }
     }
 }
 

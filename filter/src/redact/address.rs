@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::REDACTED;
-use super::escape::units;
+use super::escape::Text;
 use super::finding::{Finding, Kind};
 use crate::config::ClientAddress;
 
@@ -88,7 +88,7 @@ fn forwarded_pair(pair: &[u8]) -> String {
         "proto" | "host" => true,
         _ => false,
     };
-    let has_address = !find(value.as_bytes(), ClientAddress::None).is_empty();
+    let has_address = !find(&Text::new(value.as_bytes()), ClientAddress::None).is_empty();
     if is_told && !has_address { format!("{name}={value}") } else { redacted() }
 }
 
@@ -101,7 +101,7 @@ fn network_of(address: &[u8]) -> Option<String> {
 
 /// Where in `text` there are IP addresses, percent-encoded ones too, and how each is told. What is no address but may have one in
 /// it, with other digits or letters beside it, is a secret as a whole.
-pub(super) fn find(text: &[u8], how: ClientAddress) -> Vec<Finding> {
+pub(super) fn find(text: &Text<'_>, how: ClientAddress) -> Vec<Finding> {
     let mut found = Vec::new();
     if how == ClientAddress::Full {
         return found;
@@ -109,7 +109,7 @@ pub(super) fn find(text: &[u8], how: ClientAddress) -> Vec<Finding> {
     let mut run = Vec::new();
     let mut run_at = 0;
     // One more unit, so that a run at the end ends too.
-    for (at, byte) in units(text).map(|(at, unit)| (at, unit.byte)).chain([(text.len(), b' ')]) {
+    for (at, byte) in text.units(0..).map(|(at, unit)| (at, unit.byte)).chain([(text.bytes.len(), b' ')]) {
         if byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']') {
             if run.is_empty() {
                 run_at = at;
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn addresses_are_found_wherever_they_stand() {
         let anywhere = |text: &str, how| {
-            String::from_utf8(finding::told(text.as_bytes(), find(text.as_bytes(), how))).unwrap()
+            String::from_utf8(finding::told(text.as_bytes(), find(&Text::new(text.as_bytes()), how))).unwrap()
         };
         let full = "1:2:3:4:5:6:7:8";
         for (text, expected) in [

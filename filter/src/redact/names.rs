@@ -1,6 +1,8 @@
 //! What is secret by its name: the built-in lists, and what the configuration adds to them.
 
-use super::escape::units;
+use std::ops::Range;
+
+use super::escape::Text;
 
 /// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
 /// that clients use for tokens, passwords and sessions.
@@ -101,18 +103,21 @@ impl ParamNames {
         Self { by_initial }
     }
 
-    /// Whether the value of a parameter with this name, as it is on the wire, is a secret: the name is decoded up to three
+    /// Whether the value of a parameter with the name that stands there in `text`, as it is on the wire, is a secret: the name is decoded up to three
     /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too. What is too long to be looked at is one.
-    pub(super) fn are_secret(&self, name: &[u8]) -> bool {
+    pub(super) fn are_secret(&self, text: &Text<'_>, name: Range<usize>) -> bool {
+        let begin = name.start;
+        let Some(name) = text.bytes.get(name) else { return false };
         if name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
             return self.contain(name);
         }
         if name.len() > MAX_ENCODED_BYTES {
             return true;
         }
+        let units = text.units(begin..).take_while(|(at, _)| at - begin < name.len());
         let mut decoded = [0; MAX_ENCODED_BYTES];
         let mut len = 0;
-        for (place, (_, unit)) in decoded.iter_mut().zip(units(name)) {
+        for (place, (_, unit)) in decoded.iter_mut().zip(units) {
             *place = unit.byte;
             len += 1;
         }
@@ -161,6 +166,7 @@ mod tests {
     fn names_are_compared_as_a_server_would_read_them() {
         let longest = "x".repeat(MAX_PARAM_NAME_BYTES);
         let names = ParamNames::new(&["app.pin".to_owned(), "naïve".to_owned(), longest.clone()]);
+        let are_secret = |name: &str| names.are_secret(&Text::new(name.as_bytes()), 0..name.len());
         for secret in [
             "token",
             "ToKeN",
@@ -185,7 +191,7 @@ mod tests {
             &longest,
             &longest.to_uppercase(),
         ] {
-            assert!(names.are_secret(secret.as_bytes()), "{secret}");
+            assert!(are_secret(secret), "{secret}");
         }
         for told in [
             "",
@@ -199,9 +205,9 @@ mod tests {
             "app",
             &format!("{longest}x"),
         ] {
-            assert!(!names.are_secret(told.as_bytes()), "{told}");
+            assert!(!are_secret(told), "{told}");
         }
         let buried = format!("token{}", "%20".repeat(1000));
-        assert!(names.are_secret(buried.as_bytes()), "too long to be looked at");
+        assert!(are_secret(&buried), "too long to be looked at");
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Place;
-use super::escape::{Unit, unit, units};
+use super::escape::{Text, Unit};
 use super::names::ParamNames;
 
 /// Where in `text` the values of secret parameters are, in their order.
@@ -14,32 +14,31 @@ use super::names::ParamNames;
 /// What is encoded more often than the `=` before it belongs to the value: `token=a%26b` is one value, and so is
 /// `token%3Da%2526b`, but in `token%3Da%26b` there is another parameter behind it.
 /// `"token":` is JSON's way of it, and a colon that has a quote beside it, but for blanks, is taken for such a one.
-pub(super) fn find(names: &ParamNames, text: &[u8], place: Place) -> Vec<Range<usize>> {
+pub(super) fn find(names: &ParamNames, text: &Text<'_>, place: Place) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut name_at = 0;
     let mut at = 0;
     // But for blanks.
     let mut before = 0;
-    while let Some(rest) = text.get(at..) {
+    while let Some(rest) = text.bytes.get(at..) {
         // Most bytes are a name's or a value's.
         let plain = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
-        let Some((at_sign, unit)) = plain.and_then(|plain| Some((plain, unit(rest.get(plain..)?)?))) else {
+        let Some((at_sign, unit)) = plain.and_then(|plain| Some((plain, text.unit(at + plain)?))) else {
             break;
         };
         if at_sign > 0 {
             (at, before) = (at + at_sign, 0);
         }
-        let next = at + unit.len;
-        let behind = text.get(next..).unwrap_or_default();
+        let next = at + unit.len();
         match unit.byte {
             b'&' | b'?' | b'#' | b';' | b'/' | b',' | b'<' | b'>' | b'(' | b')' | b'{' | b'}' => {
                 name_at = next;
             }
-            b'=' | b':' if unit.byte == b'=' || is_quote(before) || begins_quoted(behind) => {
-                let is_secret = names.are_secret(text.get(name_at..at).unwrap_or_default());
+            b'=' | b':' if unit.byte == b'=' || is_quote(before) || begins_quoted(text, next) => {
+                let is_secret = names.are_secret(text, name_at..at);
                 name_at = next;
                 if is_secret {
-                    let end = next + value_len(behind, unit, place);
+                    let end = value_end(text, next, unit, place);
                     found.push(next..end);
                     (at, name_at, before) = (end, end, 0);
                     continue;
@@ -55,22 +54,22 @@ pub(super) fn find(names: &ParamNames, text: &[u8], place: Place) -> Vec<Range<u
     found
 }
 
-/// How much of `rest` a value takes that began behind a `sign`. A quoted one, and one of JSON, may hold whatever is encoded as
-/// often as the sign is: it ends only where something around it does.
-fn value_len(rest: &[u8], sign: Unit, place: Place) -> usize {
-    let may_hold_delimiters = sign.byte == b':' || begins_quoted(rest);
-    let end = units(rest).find(|(_, unit)| {
+/// Where a value ends that begins at `at`, behind a `sign`. A quoted one, and one of JSON, may hold whatever is encoded as often as
+/// the sign is: it ends only where something around it does.
+fn value_end(text: &Text<'_>, at: usize, sign: Unit, place: Place) -> usize {
+    let may_hold_delimiters = sign.byte == b':' || begins_quoted(text, at);
+    let end = text.units(at..).find(|(_, unit)| {
         let is_end = match place {
             Place::Text => matches!(unit.byte, b'&' | b'#'),
             Place::Path => unit.byte == b'/',
         };
         is_end && (unit.depth < sign.depth || unit.depth == sign.depth && !may_hold_delimiters)
     });
-    end.map_or(rest.len(), |(at, _)| at)
+    end.map_or(text.bytes.len(), |(at, _)| at)
 }
 
-fn begins_quoted(rest: &[u8]) -> bool {
-    units(rest).map(|(_, unit)| unit.byte).find(|&byte| !is_blank(byte)).is_some_and(is_quote)
+fn begins_quoted(text: &Text<'_>, at: usize) -> bool {
+    text.units(at..).map(|(_, unit)| unit.byte).find(|&byte| !is_blank(byte)).is_some_and(is_quote)
 }
 
 /// A backslash stands before a quote within another one.
@@ -89,7 +88,7 @@ mod tests {
     use super::*;
 
     fn redacted(text: &str, place: Place) -> String {
-        let found = find(&ParamNames::new(&[]), text.as_bytes(), place);
+        let found = find(&ParamNames::new(&[]), &Text::new(text.as_bytes()), place);
         let found = found.into_iter().map(Finding::secret).collect();
         String::from_utf8(told(text.as_bytes(), found)).unwrap()
     }

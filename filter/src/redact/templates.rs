@@ -6,17 +6,20 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
-use super::escape::{MAX_DEPTH, Unit, decoded_once, may_have_escapes, unit, units};
+use super::escape::{MAX_DEPTH, Text, Unit, decoded_once};
 use super::finding::{Finding, Kind, told};
 use crate::config::ConfigError;
 use crate::route::Routes;
 
 /// How much of a request's texts is tried as paths, each of its bytes as often as a path may begin before it. What is behind is
 /// not told, for nobody has looked at it.
-const MAX_TRIED_BYTES: usize = 64 * 1024;
+const MAX_TRIED_BYTES: usize = 32 * 1024;
+
+/// What a try costs at least, in the time that a byte takes.
+const MIN_TRY_BYTES: usize = 32;
 
 /// Shorter segments are not looked for in other values: nobody could read what is left of these.
 const MIN_SEGMENT_BYTES: usize = 4;
@@ -59,19 +62,19 @@ impl Templates {
         self.tried_bytes.set(0);
         let Some(secrets) = self.find(path) else { return Vec::new() };
         let segments = secrets.places.iter().filter_map(|place| secrets.path.get(place.clone()));
-        let segments = segments.map(|segment| comparable(segment.as_bytes()).0);
+        let segments = segments.map(|segment| comparable(&Text::new(segment.as_bytes())).0);
         self.segments.extend(segments.filter(|segment| segment.len() >= MIN_SEGMENT_BYTES));
         self.findings(path.len(), secrets)
     }
 
     /// Where the secret segments of the request's own path stand in `text`, however they are encoded there.
-    pub(super) fn segments(&self, text: &[u8]) -> Vec<Finding> {
+    pub(super) fn segments(&self, text: &Text<'_>) -> Vec<Finding> {
         if self.segments.is_empty() {
             return Vec::new();
         }
         let (decoded, begins) = comparable(text);
         let begin_of = |at: usize| match &begins {
-            Some(begins) => begins.get(at).copied().unwrap_or(text.len()),
+            Some(begins) => begins.get(at).copied().unwrap_or(text.bytes.len()),
             None => at,
         };
         let places = self.segments.iter().flat_map(|segment| {
@@ -81,19 +84,18 @@ impl Templates {
     }
 
     /// The secrets of all paths in `text`. A path begins at a slash that is behind no other part of a path, or behind a host.
-    pub(super) fn paths(&self, text: &[u8]) -> Vec<Finding> {
+    pub(super) fn paths(&self, text: &Text<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
         let (mut at, mut before, mut behind) = (0, b' ', Behind::Nothing);
-        while let Some(unit) = text.get(at..).and_then(unit) {
+        while let Some(unit) = text.unit(at) {
             let is_begin = is_slash(unit.byte)
                 && !is_slash(before)
                 && (behind == Behind::Host || !before.is_ascii_alphanumeric());
             if is_begin {
-                let rest = text.get(at..).unwrap_or_default();
-                let path = path_of(rest, unit.depth);
-                let tried_bytes = self.tried_bytes.get() + path.len();
+                let path = path_of(text, at, unit.depth);
+                let tried_bytes = self.tried_bytes.get() + path.len().max(MIN_TRY_BYTES);
                 if tried_bytes > MAX_TRIED_BYTES {
-                    found.push(Finding::secret(at..text.len()));
+                    found.push(Finding::secret(at..text.bytes.len()));
                     break;
                 }
                 self.tried_bytes.set(tried_bytes);
@@ -106,7 +108,7 @@ impl Templates {
             }
             behind = behind.next(before, unit.byte);
             before = unit.byte;
-            at += unit.len;
+            at += unit.len();
         }
         found
     }
@@ -126,7 +128,7 @@ impl Templates {
             return secrets.places.into_iter().map(Finding::secret).collect();
         }
         let path = told(secrets.path.as_bytes(), secrets.places.into_iter().map(Finding::secret).collect());
-        let path = told(&path, self.segments(&path));
+        let path = told(&path, self.segments(&Text::new(&path)));
         vec![Finding { place: 0..len, kind: Kind::Path(path) }]
     }
 
@@ -205,11 +207,11 @@ fn is_slash(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\')
 }
 
-/// What of `rest` is a path, which begins with a slash of that depth.
-fn path_of(rest: &[u8], depth: u8) -> &[u8] {
+/// The path that begins at `at`, with a slash of that depth.
+fn path_of<'t>(text: &Text<'t>, at: usize, depth: u8) -> &'t [u8] {
     let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
-    let end = units(rest).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
-    end.and_then(|(at, _)| rest.get(..at)).unwrap_or(rest)
+    let end = text.units(at..).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
+    text.bytes.get(at..end.map_or(text.bytes.len(), |(end, _)| end)).unwrap_or_default()
 }
 
 /// A path with single slashes and none at its end, each segment decoded but for the slashes in it; `None` when it is no other.
@@ -228,12 +230,12 @@ fn tidy(path: &str) -> Option<String> {
 
 /// `text` as every server reads it, in lower case and without backslashes, and where each byte of it begins; `None` where that is
 /// its own place.
-fn comparable(text: &[u8]) -> (Vec<u8>, Option<Vec<usize>>) {
+fn comparable(text: &Text<'_>) -> (Vec<u8>, Option<Vec<usize>>) {
     let byte_of = |byte: u8| if byte == b'+' { b' ' } else { byte.to_ascii_lowercase() };
-    if !may_have_escapes(text) {
-        return (text.iter().copied().map(byte_of).collect(), None);
+    if !text.has_escapes() && memchr(b'\\', text.bytes).is_none() {
+        return (text.bytes.iter().copied().map(byte_of).collect(), None);
     }
-    let told = units(text).filter(|(_, unit)| unit.byte != b'\\');
+    let told = text.units(0..).filter(|(_, unit)| unit.byte != b'\\');
     let (bytes, begins) = told.map(|(at, unit)| (byte_of(unit.byte), at)).unzip();
     (bytes, Some(begins))
 }
@@ -242,6 +244,10 @@ fn comparable(text: &[u8]) -> (Vec<u8>, Option<Vec<usize>>) {
 mod tests {
     use super::*;
     use crate::config;
+
+    fn text(text: &str) -> Text<'_> {
+        Text::new(text.as_bytes())
+    }
 
     fn templates(secrets: &[&str]) -> Result<Option<Templates>, ConfigError> {
         let route = |template: &str| config::Route {
@@ -308,7 +314,7 @@ mod tests {
             (r#""\u002freset\u002fs3cret""#, r#""/reset/REDACTED""#),
             (r"https:\\shop\reset\s3cret", r"https:\\shop/reset/REDACTED"),
         ] {
-            let found = templates.paths(text.as_bytes());
+            let found = templates.paths(&Text::new(text.as_bytes()));
             assert_eq!(String::from_utf8(told(text.as_bytes(), found)).unwrap(), expected);
         }
     }
@@ -318,7 +324,7 @@ mod tests {
         let mut templates = templates(&["token", "rest"]).unwrap().unwrap();
         templates.request_path(b"/reset/s3cret");
         let without = |text: &str| {
-            let found = templates.segments(text.as_bytes());
+            let found = templates.segments(&Text::new(text.as_bytes()));
             String::from_utf8(told(text.as_bytes(), found)).unwrap()
         };
         for (text, expected) in [
@@ -331,30 +337,31 @@ mod tests {
             assert_eq!(without(text), expected);
         }
         templates.request_path(b"/files/one%2Ftwo%20three");
-        let place =
-            |text| templates.segments(text).into_iter().map(|finding| finding.place).collect::<Vec<_>>();
-        assert_eq!(place(br"one/two+three one\/two\u0020three"), [0..13, 14..33]);
+        let place = |text: &Text<'_>| {
+            templates.segments(text).into_iter().map(|finding| finding.place).collect::<Vec<_>>()
+        };
+        assert_eq!(place(&text(r"one/two+three one\/two\u0020three")), [0..13, 14..33]);
         templates.request_path(b"/reset/7");
-        assert_eq!(templates.segments(b"7 s3cret"), [], "too short, and another request's");
+        assert_eq!(templates.segments(&text("7 s3cret")), [], "too short, and another request's");
     }
 
     #[test]
     fn what_is_not_tried_is_not_told() {
         let mut templates = templates(&["token"]).unwrap().unwrap();
         templates.request_path(b"/");
-        let ordinary = "https://shop/a,".repeat(50) + "https://shop/reset/s3cret";
-        let found = templates.paths(ordinary.as_bytes());
+        let ordinary = "https://shop/a,".repeat(40) + "https://shop/reset/s3cret";
+        let found = templates.paths(&text(&ordinary));
         assert_eq!(found.len(), 1, "many are no reason to take out more");
         assert_eq!(&ordinary[found[0].place.clone()], "s3cret");
         let long = "/-".repeat(MAX_TRIED_BYTES / 2);
-        let found = templates.paths(long.as_bytes());
+        let found = templates.paths(&text(&long));
         assert_eq!(found.iter().map(|finding| finding.place.end).collect::<Vec<_>>(), [long.len()]);
         assert!(found[0].place.start < 200, "each byte counts as often as it is tried");
         templates.request_path(b"/");
-        assert_eq!(templates.paths(format!("/{}", "a".repeat(MAX_TRIED_BYTES - 2)).as_bytes()), []);
-        assert_eq!(templates.paths(b"/a"), [Finding::secret(0..2)], "all of a request's texts count");
+        assert_eq!(templates.paths(&text(&format!("/{}", "a".repeat(MAX_TRIED_BYTES - 2)))), []);
+        assert_eq!(templates.paths(&text("/a")), [Finding::secret(0..2)], "all of a request's texts count");
         templates.request_path(b"/");
-        assert_eq!(templates.paths(b"/a"), []);
+        assert_eq!(templates.paths(&text("/a")), []);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use memchr::memchr3;
+use memchr::memchr;
 
-use super::escape::units;
+use super::escape::Text;
 
 /// What an `@` would mean here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,15 @@ const FRESH: Token = Token::Bare { has_colon: false };
 
 /// Where in `text` the user info of URLs is, in their order, encoded ones too. `user:password@host` needs no `//` before it: it
 /// may be an element of a list, or a segment of a path.
-pub(super) fn find(text: &[u8]) -> Vec<Range<usize>> {
-    if memchr3(b'@', b'%', b'\\', text).is_none() {
+pub(super) fn find(text: &Text<'_>) -> Vec<Range<usize>> {
+    if !text.has_escapes() && memchr(b'@', text.bytes).is_none() {
         return Vec::new();
     }
     let (mut token, mut token_at) = (FRESH, 0);
     let (mut slash, mut before): (Option<u8>, u8) = (None, b' ');
     let mut found: Vec<Range<usize>> = Vec::new();
-    for (at, unit) in units(text) {
-        let next = at + unit.len;
+    for (at, unit) in text.units(0..) {
+        let next = at + unit.len();
         // Slashes follow a scheme, and one of them may have got lost, or a slash.
         let may_begin_authority = slash.is_some() || before == b':';
         // What is encoded within a password belongs to it, but not the slashes of a scheme. Some take a backslash for a slash.
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn redact(text: &str) -> String {
-        let found = find(text.as_bytes()).into_iter().map(Finding::secret).collect();
+        let found = find(&Text::new(text.as_bytes())).into_iter().map(Finding::secret).collect();
         String::from_utf8(told(text.as_bytes(), found)).unwrap()
     }
 
