@@ -126,8 +126,9 @@ pub(super) fn find(text: &Text<'_>, how: ClientAddress) -> Vec<Finding> {
 /// What a run of the characters that addresses consist of is: an address, but for a port and for punctuation that stands next to
 /// it, or something with an address in it.
 fn in_run(run: &[u8], how: ClientAddress) -> Option<Kind> {
-    // The shortest are `::1` and `1.2.3.4`; most runs are single letters of words.
-    if run.len() < 3 || !run.iter().any(|byte| b".:".contains(byte)) {
+    // Most runs are single letters of words, and most others a few numbers.
+    let count = |sign: u8| run.iter().filter(|&&byte| byte == sign).count();
+    if run.len() < 3 || count(b'.') < 3 && count(b':') < 2 {
         return None;
     }
     let trimmed = run.strip_suffix(b":").unwrap_or(run);

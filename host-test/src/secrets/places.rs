@@ -93,7 +93,19 @@ fn plant(all: &mut Vec<Planted>, place: &str, kind: Where, request: impl Fn(&str
 }
 
 fn to(target: String) -> Planted {
-    Planted { place: String::new(), encoding: "", target, headers: Vec::new(), response_headers: Vec::new() }
+    Planted {
+        place: String::new(),
+        encoding: "",
+        target,
+        headers: Vec::new(),
+        response_headers: Vec::new(),
+        needs_path_params: false,
+    }
+}
+
+/// A secret by its place in a path.
+fn in_path(planted: Planted) -> Planted {
+    Planted { needs_path_params: true, ..planted }
 }
 
 fn with(name: &'static str, value: String) -> Planted {
@@ -120,18 +132,25 @@ fn queries(all: &mut Vec<Planted>) {
         to(format!("/orders/7?filter={}&b=2", component(&format!(r#"{{"user":1,"token":"{v}","x":2}}"#))))
     });
     plant(all, "query, a path in it", Where::Segment, |v| {
-        to(format!("/orders/7?next={}&b=2", component(&format!("/reset/{v}"))))
+        in_path(to(format!("/orders/7?next={}&b=2", component(&format!("/reset/{v}")))))
     });
 }
 
 fn paths(all: &mut Vec<Planted>) {
     for template in ["/reset/@", "/reset/@/", "//reset//@", "/%72eset/@", "/a/7/@.pdf", "/files/@/@"] {
-        plant(all, &format!("path, {template}"), Where::Segment, |v| to(template.replace('@', v)));
+        plant(all, &format!("path, {template}"), Where::Segment, |v| in_path(to(template.replace('@', v))));
     }
     plant(all, "path, a parameter of a segment", Where::Segment, |v| {
         to(format!("/orders/7;jsessionid={v}/items"))
     });
     plant(all, "path, user info of a URL in it", Where::UserInfo, |v| to(format!("/get/https://me:{v}@h/")));
+    plant(all, "path, user info of a URL that lost a slash", Where::UserInfo, |v| {
+        to(format!("/get/https:/me:{v}@h/"))
+    });
+    plant(all, "path, user info without a scheme", Where::UserInfo, |v| to(format!("/get/me:{v}@h/")));
+    plant(all, "path, JSON in it", Where::Segment, |v| {
+        to(format!("/orders/{}/items", component(&format!(r#"{{"token" : "{v}"}}"#))))
+    });
 }
 
 /// Headers that are URLs.
@@ -148,7 +167,13 @@ fn urls(all: &mut Vec<Planted>) {
             with(name, format!("/cb#access_token={v}"))
         });
         plant(all, &format!("{name}, path"), Where::Segment, |v| {
-            with(name, format!("https://h/reset/{v}?a=1"))
+            in_path(with(name, format!("https://h/reset/{v}?a=1")))
+        });
+        plant(all, &format!("{name}, path behind a host"), Where::Segment, |v| {
+            in_path(with(name, format!("h.example/reset/{v}?a=1")))
+        });
+        plant(all, &format!("{name}, the last of many paths"), Where::Segment, |v| {
+            in_path(with(name, format!("{}https://h/reset/{v}", "/a ".repeat(40))))
         });
         plant(all, &format!("{name}, URL in a query"), Where::Value, |v| {
             with(name, format!("https://h/?to={}", component(&format!("https://me:{MARKER}@g/?key={v}"))))
@@ -159,19 +184,63 @@ fn urls(all: &mut Vec<Planted>) {
             with(name, format!("me:{v}@shop.example"))
         });
     }
-    plant(all, "the path before it was rewritten", Where::Segment, |v| Planted {
-        headers: vec![("x-envoy-original-path", format!("/api/v2/reset/{v}"))],
-        ..to(format!("/reset/{v}"))
+    let elsewhere = |name, told: String, v: &str| {
+        in_path(Planted { headers: vec![(name, told)], ..to(format!("/reset/{v}")) })
+    };
+    plant(all, "the path before it was rewritten", Where::Segment, |v| {
+        elsewhere("x-envoy-original-path", format!("/api/v2/reset/{v}"), v)
     });
+    plant(all, "the path's secret, encoded", Where::Segment, |v| elsewhere("x-note", percent(v), v));
+    plant(all, "the path's secret, in upper case", Where::Segment, |v| {
+        elsewhere("x-note", v.to_uppercase(), v)
+    });
+    for (encoding, written) in [
+        ("as it is", MARKER.to_owned()),
+        ("lower case", MARKER.to_lowercase()),
+        ("percent-encoded", percent(MARKER)),
+    ] {
+        let planted = elsewhere("host", format!("{written}.shop.example"), MARKER);
+        all.push(Planted { place: "host, the path's secret".to_owned(), encoding, ..planted });
+    }
+    json(all);
     plant(all, "location, query", Where::Value, |v| {
         answered_with("location", format!("https://h/cb?code={v}#id_token={v}"))
     });
     plant(all, "location, user info", Where::UserInfo, |v| {
         answered_with("location", format!("https://me:{v}@h/"))
     });
-    plant(all, "location, path", Where::Segment, |v| answered_with("location", format!("/reset/{v}")));
+    plant(all, "location, path", Where::Segment, |v| {
+        in_path(answered_with("location", format!("/reset/{v}")))
+    });
     plant(all, "link, query", Where::Value, |v| {
         answered_with("link", format!("<https://h/?token={v}>; rel=next"))
+    });
+}
+
+/// JSON, as it is spaced and escaped, in a header and in a query.
+fn json(all: &mut Vec<Planted>) {
+    type Written = fn(&str) -> String;
+    let forms: [(&str, Written); 8] = [
+        ("blanks", |v| format!(r#"{{"user" : 1, "token" : "{v}" , "x" : 2}}"#)),
+        ("tabs", |v| format!("{{\"token\"\t:\t\"{v}\"}}")),
+        ("delimiters", |v| format!(r#"{{"token": "a&b#{v}"}}"#)),
+        ("an escaped quote", |v| format!(r#"{{"token":"a\"&{v}"}}"#)),
+        ("JSON within JSON", |v| format!(r#"{{"body":"{{\"token\": \"a&{v}\"}}"}}"#)),
+        ("an escaped name", |v| format!(r#"{{"\u0074oken":"{v}"}}"#)),
+        ("a URL", |v| format!(r#"{{"to":"https:\/\/me:{v}@h\/"}}"#)),
+        ("a list", |v| format!(r#"{{"tokens":{{"token":["a&b","{v}"]}}}}"#)),
+    ];
+    for (form, written) in forms {
+        plant(all, &format!("x-note, JSON with {form}"), Where::UserInfo, |v| with("x-note", written(v)));
+        plant(all, &format!("query, JSON with {form}"), Where::UserInfo, |v| {
+            to(format!("/orders/7?filter={}&b=2", component(&written(v))))
+        });
+    }
+    plant(all, "x-note, JSON with a path", Where::Segment, |v| {
+        in_path(with("x-note", format!(r#"{{"to":"https:\/\/h\/reset\/{v}\/"}}"#)))
+    });
+    plant(all, "query, JSON as browsers write it", Where::Value, |v| {
+        to(format!("/orders/7?filter={{%22token%22:%20%22{v}%22}}"))
     });
 }
 
@@ -203,6 +272,16 @@ fn addresses(all: &mut Vec<Planted>) {
         ("IPv6, upper case", "2001:DB8:1:2:3:4:F17E:7177"),
         ("IPv6 with port", "[2001:db8:1:2:3:4:f17e:7177]:4711"),
         ("a list", "198.51.100.1, 203.0.113.177,2001:db8:1:2:3:4:f17e:7177"),
+        ("behind letters", "abc203.0.113.177"),
+        ("behind letters and digits", "a1b203.0.113.177"),
+        ("between dots", "..203.0.113.177.5"),
+        ("IPv6 behind letters", "beef2001:db8:1:2:3:4:f17e:7177"),
+        ("IPv6 behind letters, shortened", "...cafebabe:2001::f17e:7177abc"),
+        (
+            "behind much else",
+            concat!("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "203.0.113.177"),
+        ),
+        ("beside another one", "198.51.100.1:203.0.113.177"),
     ];
     let mut plant = |name, place: &str, value: &dyn Fn(&str) -> String| {
         all.extend(written.iter().map(|(encoding, address)| Planted {
@@ -215,6 +294,7 @@ fn addresses(all: &mut Vec<Planted>) {
         plant(name, "address", &|address| address.to_owned());
     }
     plant("forwarded", "address", &|address| format!("for=\"{address}\";proto=https"));
+    plant("forwarded", "no address", &|address| format!("for=_{address};client={address}"));
     plant("x-note", "address", &|address| format!("seen {address}."));
     plant("x-note", "address in JSON", &|address| format!(r#"{{"ip":"{address}"}}"#));
     plant("referer", "address in a query", &|address| format!("https://h/?ip={}&a=1", component(address)));
