@@ -37,22 +37,10 @@ pub(super) struct Text<'t> {
 }
 
 impl<'t> Text<'t> {
+    #[inline]
     pub(super) fn new(bytes: &'t [u8]) -> Self {
-        let mut units = Vec::new();
-        if memchr2(b'%', b'\\', bytes).is_some() {
-            units.extend(bytes.iter().copied().map(Unit::plain));
-            let mut depth = 1;
-            while depth <= MAX_DEPTH && decode(&mut units, depth) {
-                depth += 1;
-            }
-            // Nothing was escaped, or there is a place for each byte.
-            if depth == 1 {
-                units.clear();
-            } else {
-                spread(&mut units, bytes.len());
-            }
-        }
-        Self { bytes, units }
+        let may_have_escapes = memchr2(b'%', b'\\', bytes).is_some();
+        Self { bytes, units: if may_have_escapes { decoded(bytes) } else { Vec::new() } }
     }
 
     /// Whether a byte is not what it stands for.
@@ -79,6 +67,20 @@ impl<'t> Text<'t> {
             Some((at, unit))
         })
     }
+}
+
+/// What stands at each byte of `text`, where a unit begins; nothing when none is escaped.
+fn decoded(text: &[u8]) -> Vec<Unit> {
+    let mut units: Vec<Unit> = text.iter().copied().map(Unit::plain).collect();
+    let mut depth = 1;
+    while depth <= MAX_DEPTH && decode(&mut units, depth) {
+        depth += 1;
+    }
+    if depth == 1 {
+        return Vec::new();
+    }
+    spread(&mut units, text.len());
+    units
 }
 
 /// Decodes `units` once more; whether there was an escape.
