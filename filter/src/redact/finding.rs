@@ -40,7 +40,10 @@ impl Finding {
 
 /// `text` as far as it may be told. Findings that overlap are one secret: what each would tell of it, another one may hide.
 pub(super) fn told(text: &[u8], mut findings: Vec<Finding>) -> Vec<u8> {
-    findings.sort_by_key(|finding| (finding.place.start, Reverse(finding.place.end)));
+    // What another one may lie within comes first.
+    findings.sort_unstable_by_key(|Finding { place, kind }| {
+        (place.start, Reverse(place.end), *kind == Kind::Segment)
+    });
     let mut out = Vec::with_capacity(text.len());
     let mut told_to = 0;
     let mut findings = findings.into_iter().peekable();
