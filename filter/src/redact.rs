@@ -167,6 +167,7 @@ impl Redactor {
 }
 
 /// 1 for each byte without which there is neither a parameter nor user info.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses what is out of bounds")]
 const SIGNS: [u8; 256] = {
     let mut signs = [0; 256];
     signs[b'=' as usize] = 1;
