@@ -62,7 +62,9 @@ pub fn other_configs() -> Vec<(&'static str, Value, bool)> {
     let with = |changes: &[(&str, &str, Value)]| {
         let mut changed = config();
         for (section, key, value) in changes {
-            changed[section][key] = value.clone();
+            if let Some(section) = changed.get_mut(*section).and_then(Value::as_object_mut) {
+                section.insert((*key).to_owned(), value.clone());
+            }
         }
         changed
     };
