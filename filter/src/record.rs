@@ -17,7 +17,7 @@ use crate::otlp::attribute::{
 };
 use crate::otlp::envelope::ITEM;
 use crate::otlp::wire::{Open, bytes_field_len, put_bytes, put_fixed32, put_fixed64, put_header, put_uint};
-use crate::redact::Redactor;
+use crate::redact::{REDACTED, Redactor};
 use crate::request::{FinishedRequest, Method};
 use budget::Budget;
 
@@ -71,10 +71,27 @@ pub struct Encoder {
     redactor: Redactor,
     request_headers: Vec<Header>,
     response_headers: Vec<Header>,
-    /// Those that the user has named. For the redactor each is the secret header that it may have been taken from, or what
-    /// its expression names last: of a path that leads to a header, that header.
-    attributes: Vec<Header>,
+    /// Those that the user has named.
+    attributes: Vec<NamedAttribute>,
     limits: Limits,
+}
+
+#[derive(Debug)]
+struct NamedAttribute {
+    key: String,
+    /// What its expression names last: of a path that leads to a header, that header.
+    source: String,
+    /// Whether it may have been taken from a secret header.
+    is_secret: bool,
+}
+
+impl NamedAttribute {
+    fn told<'v>(&self, value: &'v [u8], redactor: &Redactor) -> Cow<'v, [u8]> {
+        if self.is_secret && !value.is_empty() {
+            return Cow::Borrowed(REDACTED.as_bytes());
+        }
+        redactor.value(&self.source, value)
+    }
 }
 
 #[derive(Debug)]
@@ -92,9 +109,12 @@ impl Encoder {
             names.iter().map(header).collect()
         };
         let attribute = |Attribute { name, expression }: &Attribute| {
-            let secret = expression.words.iter().find(|word| redactor.is_secret_header(word));
-            let source = secret.or(expression.words.last()).cloned();
-            Header { name: source.unwrap_or_default(), key: name.clone() }
+            let has_secret = expression.words.iter().any(|word| redactor.is_secret_header(word));
+            NamedAttribute {
+                key: name.clone(),
+                source: expression.words.last().cloned().unwrap_or_default(),
+                is_secret: has_secret || expression.has_unnamed_headers,
+            }
         };
         let attributes = config.attributes.iter().map(attribute).collect();
         Self {
@@ -291,32 +311,33 @@ impl RecordWriter<'_> {
         }
     }
 
-    /// One that the user has named; an empty list is one without a value.
-    fn attribute(&mut self, attribute: &Header, value: &AttributeValue<'_>, redactor: &Redactor) {
+    /// One that the user has named; an empty list is one without a value. Of a secret header nothing but a bool is told.
+    fn attribute(&mut self, attribute: &NamedAttribute, value: &AttributeValue<'_>, redactor: &Redactor) {
         let (key, max_len) = (attribute.key.as_str(), self.limits.text);
         match value {
-            AttributeValue::Text(value) => self.text(key, &redactor.value(&attribute.name, value), max_len),
-            // OTLP's `int_value` is signed.
-            AttributeValue::Int(value) => self.int(key, value.cast_unsigned()),
-            AttributeValue::Double(value) => self.f64(key, *value),
             AttributeValue::Bool(value) => {
                 if self.budget.admits(self.out, key, 1) {
                     put_bool(self.out, log_record::ATTRIBUTES, key, *value);
                 }
             }
             AttributeValue::Texts(values) => self.texts(attribute, values, redactor),
+            AttributeValue::Text(value) => self.text(key, &attribute.told(value, redactor), max_len),
+            _ if attribute.is_secret => self.str(key, REDACTED),
+            // OTLP's `int_value` is signed.
+            AttributeValue::Int(value) => self.int(key, value.cast_unsigned()),
+            AttributeValue::Double(value) => self.f64(key, *value),
         }
     }
 
     /// A list, of which each text is cut as one alone would be; where not all of them fit, it is left out.
-    fn texts(&mut self, attribute: &Header, values: &[&[u8]], redactor: &Redactor) {
+    fn texts(&mut self, attribute: &NamedAttribute, values: &[&[u8]], redactor: &Redactor) {
         // The tags and lengths of a text within its list.
         const ITEM_OVERHEAD_BYTES: usize = 8;
         let max_len = self.limits.text;
         let values: Vec<String> = values
             .iter()
             .map(|value| {
-                let told = redactor.value(&attribute.name, value);
+                let told = attribute.told(value, redactor);
                 self.budget.cut(&text_of(&told, max_len), max_len).to_owned()
             })
             .collect();

@@ -8,17 +8,19 @@
 
 mod address;
 mod escape;
+mod finding;
 mod names;
 mod params;
 mod templates;
 mod user_info;
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::rc::Rc;
 
 use crate::config::{ClientAddress, Config, ConfigError};
 use crate::route::Routes;
+use escape::Text;
+use finding::Finding;
 use names::ParamNames;
 use templates::Templates;
 
@@ -71,19 +73,17 @@ impl Redactor {
 
     /// A request's path. Comes before its other values, in which the secrets of its path are looked for.
     pub fn path<'v>(&mut self, path: &'v [u8]) -> Cow<'v, [u8]> {
-        match &mut self.templates {
-            Some(templates) => map(templates.request_path(path), |path| self.plain(path, Place::Path)),
-            None if !may_hold_secrets(path) => Cow::Borrowed(path),
-            None => self.plain(path, Place::Path),
-        }
+        let found = match &mut self.templates {
+            Some(templates) => templates.request_path(path),
+            None if !may_hold_secrets(path) => return Cow::Borrowed(path),
+            None => Vec::new(),
+        };
+        self.told(&Text::new(path), Place::Path, found)
     }
 
     /// A query, or any other text that a client chose.
     pub fn text<'v>(&self, text: &'v [u8]) -> Cow<'v, [u8]> {
-        match &self.templates {
-            Some(templates) => map(templates.paths(text), |text| self.plain(text, Place::Text)),
-            None => self.plain(text, Place::Text),
-        }
+        self.told(&Text::new(text), Place::Text, Vec::new())
     }
 
     /// Whether a header's value is only ever told as [`REDACTED`]: `name` is in lower case.
@@ -100,15 +100,13 @@ impl Redactor {
         if self.is_secret_header(name) {
             return Cow::Borrowed(REDACTED.as_bytes());
         }
-        if self.client_address == ClientAddress::Full {
-            return self.text(value);
-        }
-        if address::is_address_header(name) {
+        if self.client_address != ClientAddress::Full && address::is_address_header(name) {
             return map(Cow::Owned(address::header(name, value, self.client_address)), |told| {
                 self.text(told)
             });
         }
-        map(self.text(value), |told| address::anywhere(told, self.client_address))
+        let text = Text::new(value);
+        self.told(&text, Place::Text, address::find(&text, self.client_address))
     }
 
     /// The `user-agent` header.
@@ -126,12 +124,15 @@ impl Redactor {
         if self.is_host_secret && !authority.is_empty() {
             return Cow::Borrowed(REDACTED.as_bytes());
         }
-        if !may_hold_secrets(authority) {
+        if self.templates.is_none() && !may_hold_secrets(authority) {
             return Cow::Borrowed(authority);
         }
-        let user_info = escape::units(authority).filter(|(_, unit)| unit.byte == b'@').last();
-        let host = user_info.and_then(|(at, unit)| authority.get(at + unit.len..)).unwrap_or(authority);
-        self.plain(host, Place::Text)
+        map(self.text(authority), |authority| {
+            let text = Text::new(authority);
+            let user_info = text.units(0..).filter(|(_, unit)| unit.byte == b'@').last();
+            let host = user_info.and_then(|(at, unit)| authority.get(at + unit.len()..));
+            Cow::Borrowed(host.unwrap_or(authority))
+        })
     }
 
     /// The part of the client's address that may be told: `address` is Envoy's, `ip:port` or `[ip6]:port`; the port goes.
@@ -147,54 +148,42 @@ impl Redactor {
         }
     }
 
-    /// All but paths that match templates.
-    fn plain<'v>(&self, text: &'v [u8], place: Place) -> Cow<'v, [u8]> {
-        // Each looks at the text as it came: what the one takes out may be what the other knows a secret by.
-        let mut places = params::find(&self.params, text, place);
-        places.extend(user_info::find(text, place));
-        if let (Some(templates), Place::Text) = (&self.templates, place) {
-            places.extend(templates.segment_places(text));
+    /// `text` without what was `found` in it already, and without secrets of other kinds.
+    fn told<'v>(&self, text: &Text<'v>, place: Place, mut found: Vec<Finding>) -> Cow<'v, [u8]> {
+        found.extend(params::find(&self.params, text, place).into_iter().map(Finding::secret));
+        found.extend(user_info::find(text).into_iter().map(Finding::secret));
+        if let Some(templates) = &self.templates {
+            if place == Place::Text {
+                found.extend(templates.paths(text));
+            }
+            found.extend(templates.segments(text));
         }
-        if places.is_empty() {
-            return Cow::Borrowed(text);
+        if found.is_empty() {
+            Cow::Borrowed(text.bytes)
+        } else {
+            Cow::Owned(finding::told(text.bytes, found))
         }
-        places.sort_unstable_by_key(|place| place.start);
-        Cow::Owned(replaced(text, &places))
     }
 }
 
-/// Whether `text` has one of the characters without which there is neither a parameter nor user info. Nearly no path,
-/// agent or id has any, and this is all that they cost: eight bytes are compared at once.
+/// 1 for each byte without which there is neither a parameter nor user info.
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which refuses what is out of bounds")]
+const SIGNS: [u8; 256] = {
+    let mut signs = [0; 256];
+    signs[b'=' as usize] = 1;
+    signs[b'@' as usize] = 1;
+    signs[b'%' as usize] = 1;
+    signs[b'\\' as usize] = 1;
+    // JSON's members have quotes.
+    signs[b'"' as usize] = 1;
+    signs[b'\'' as usize] = 1;
+    signs
+};
+
+/// Whether `text` has one of the [`SIGNS`]. Nearly no path, agent or id has any, and this is all that they cost: a look at each
+/// byte, without a branch.
 fn may_hold_secrets(text: &[u8]) -> bool {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let has_sign = |word: [u8; 8]| {
-        let word = u64::from_ne_bytes(word);
-        // The high bit of a byte that is zero, and perhaps of one above it.
-        let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-        let of = |sign: u8| zeros(word ^ (ONES * u64::from(sign)));
-        (of(b'=') | of(b'@') | of(b'%') | of(b'"')) & (ONES << 7) != 0
-    };
-    let (words, rest) = text.as_chunks::<8>();
-    let is_in_rest = match text.last_chunk() {
-        Some(last) => has_sign(*last),
-        None => rest.iter().any(|byte| b"=@%\"".contains(byte)),
-    };
-    is_in_rest || words.iter().any(|word| has_sign(*word))
-}
-
-/// `text` with [`REDACTED`] in each of these places, which are in the order of their begins; those that overlap are one.
-fn replaced(text: &[u8], places: &[Range<usize>]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut told_to = 0;
-    for (index, place) in places.iter().enumerate() {
-        if index == 0 || place.start >= told_to {
-            out.extend_from_slice(text.get(told_to..place.start).unwrap_or_default());
-            out.extend_from_slice(REDACTED.as_bytes());
-        }
-        told_to = told_to.max(place.end);
-    }
-    out.extend_from_slice(text.get(told_to..).unwrap_or_default());
-    out
+    text.iter().fold(0, |found, &byte| found | SIGNS.get(usize::from(byte)).unwrap_or(&1)) != 0
 }
 
 /// One redaction after another.

@@ -4,11 +4,14 @@
 //! Every secret contains [`MARKER`], every client's address ends like [`ADDRESSES`]: so one search finds whichever it is.
 //! [`planted`] goes to the plugin's tests here and in real Envoy; nothing is dropped.
 
+mod places;
+
 use std::fmt::Write as _;
+use std::slice;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use percent_encoding::percent_decode;
 use serde_json::{Value, json};
 
 /// Is in every secret, and in nothing else.
@@ -30,6 +33,8 @@ pub struct Planted {
     pub headers: Vec<(&'static str, String)>,
     /// Headers that the application answers with.
     pub response_headers: Vec<(&'static str, String)>,
+    /// Whether nothing but `redact.path_params` says that it is a secret.
+    pub needs_path_params: bool,
 }
 
 /// The parts of the plugin's configuration that all of it is planted for.
@@ -48,6 +53,57 @@ pub fn config() -> Value {
             "path_params": ["token", "rest"],
         },
     })
+}
+
+/// Other configurations with which nothing of it may be told, each with its name and whether it is for secrets, too, that need
+/// `redact.path_params`.
+#[must_use]
+pub fn other_configs() -> Vec<(&'static str, Value, bool)> {
+    let with = |changes: &[(&str, &str, Value)]| {
+        let mut changed = config();
+        for (section, key, value) in changes {
+            if let Some(section) = changed.get_mut(*section).and_then(Value::as_object_mut) {
+                section.insert((*key).to_owned(), value.clone());
+            }
+        }
+        changed
+    };
+    let no_address = ("logs", "client_address", json!("none"));
+    let attributes = [
+        ("logs", "attributes", attributes()),
+        ("logs", "request_headers", json!([])),
+        ("logs", "response_headers", json!([])),
+    ];
+    let no_path_params = ("redact", "path_params", json!([]));
+    vec![
+        ("no path parameters", with(slice::from_ref(&no_path_params)), false),
+        ("no client addresses", with(slice::from_ref(&no_address)), true),
+        ("attributes", with(&attributes), true),
+        ("attributes, no client addresses", with(&[&attributes[..], &[no_address]].concat()), true),
+        ("attributes, no path parameters", with(&[&attributes[..], &[no_path_params]].concat()), false),
+    ]
+}
+
+/// `logs.attributes` of whatever tells of what a client sends.
+fn attributes() -> Value {
+    let header = |name: &&str| ((*name).to_owned(), json!(format!("request.headers['{name}']")));
+    let others = [
+        ("path", "request.path"),
+        ("url_path", "request.url_path"),
+        ("query", "request.query"),
+        ("host", "request.host"),
+        ("agent", "request.useragent"),
+        ("id", "request.id"),
+        ("client", "source.address"),
+        ("clients", "['at ' + source.address, request.path]"),
+        ("line", "request.method + ' ' + request.path + ' ' + request.host"),
+        ("note", "'x-note' in request.headers ? 'seen: ' + request.headers['x-note'] : ''"),
+        ("location", "response.headers['location']"),
+        ("headers", "request.headers.map(name, request.headers[name])"),
+        ("all", "request.headers"),
+    ];
+    let others = others.map(|(name, expression)| (name.to_owned(), json!(expression)));
+    REQUEST_HEADERS.iter().map(header).chain(others).collect::<serde_json::Map<_, _>>().into()
 }
 
 const REQUEST_HEADERS: [&str; 17] = [
@@ -70,240 +126,10 @@ const REQUEST_HEADERS: [&str; 17] = [
     "x-client-ip",
 ];
 
-/// Which characters a secret may have as they are, without ending where it stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Where {
-    /// The value of a parameter of a query.
-    Value,
-    /// A segment of a path.
-    Segment,
-    /// User info.
-    UserInfo,
-}
-
-/// The ways to write a secret, each with its name.
-fn encodings(place: Where) -> Vec<(&'static str, String)> {
-    let reserved = match place {
-        Where::Value => ";:@/?!$'()*,=+",
-        Where::Segment => ";:@!$'()*,=+",
-        Where::UserInfo => ";:@!$&'()*,=+",
-    };
-    vec![
-        ("as it is", MARKER.to_owned()),
-        ("percent-encoded", percent(MARKER)),
-        ("percent-encoded, lower case", percent(MARKER).to_lowercase()),
-        ("percent-encoded twice", percent(&percent(MARKER))),
-        ("around reserved characters", format!("{MARKER}{reserved}{MARKER}")),
-        ("around encoded delimiters", format!("{MARKER}%26%23%3D%3B%3F%2F%40%20{MARKER}")),
-        ("around plus", format!("{MARKER}+{MARKER}")),
-        ("hexadecimal", hex(MARKER.as_bytes())),
-        ("base64", STANDARD.encode(format!("me:{MARKER}")).trim_end_matches('=').to_owned()),
-        ("JSON escapes", percent(&json_escapes())),
-        ("reversed", MARKER.chars().rev().collect()),
-    ]
-}
-
-/// Every byte as an escape.
-fn percent(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "%{byte:02X}");
-        out
-    })
-}
-
-/// As a URL is written into a value.
-fn component(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}
-
-fn json_escapes() -> String {
-    MARKER.bytes().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "\\u{byte:04x}");
-        out
-    })
-}
-
-/// Names that a server reads as `name`.
-fn names(name: &str) -> Vec<String> {
-    let (first, rest) = name.split_at(1);
-    vec![
-        name.to_owned(),
-        name.to_uppercase(),
-        format!("{}{rest}", first.to_uppercase()),
-        format!("{}{rest}", percent(first)),
-        percent(name),
-        percent(name).to_lowercase(),
-        percent(&percent(name)),
-        percent(&percent(&percent(first))) + rest,
-        format!("{name}[]"),
-        format!("user[{name}]"),
-        format!("user%5B{name}%5D"),
-        format!("user.{name}"),
-        format!("+{name}"),
-        format!("{name}%20"),
-    ]
-}
-
 /// All secrets, each in a request of its own.
 #[must_use]
 pub fn planted() -> Vec<Planted> {
-    let mut all = Vec::new();
-    for name in ["token", "password", "pin"] {
-        for name in names(name) {
-            plant(&mut all, &format!("query, `{name}`"), Where::Value, |v| {
-                to(format!("/orders/7?a=1&{name}={v}&b=2"))
-            });
-        }
-    }
-    queries(&mut all);
-    paths(&mut all);
-    urls(&mut all);
-    headers(&mut all);
-    addresses(&mut all);
-    all
-}
-
-fn plant(all: &mut Vec<Planted>, place: &str, kind: Where, request: impl Fn(&str) -> Planted) {
-    all.extend(encodings(kind).into_iter().map(|(encoding, value)| Planted {
-        place: place.to_owned(),
-        encoding,
-        ..request(&value)
-    }));
-}
-
-fn to(target: String) -> Planted {
-    Planted { place: String::new(), encoding: "", target, headers: Vec::new(), response_headers: Vec::new() }
-}
-
-fn with(name: &'static str, value: String) -> Planted {
-    Planted { headers: vec![(name, value)], ..to("/orders/7".to_owned()) }
-}
-
-fn answered_with(name: &'static str, value: String) -> Planted {
-    Planted { response_headers: vec![(name, value)], ..to("/orders/7".to_owned()) }
-}
-
-/// Where else in a query there are parameters.
-fn queries(all: &mut Vec<Planted>) {
-    plant(all, "query, first", Where::Value, |v| to(format!("/orders/7?code={v}")));
-    plant(all, "query, behind a semicolon", Where::Value, |v| to(format!("/orders/7?a=1;sig={v}")));
-    plant(all, "query, a URL in it", Where::Value, |v| to(format!("/orders/7?next=https://h/?token={v}")));
-    plant(all, "query, an encoded URL in it", Where::Value, |v| {
-        to(format!("/orders/7?next={}&b=2", component(&format!("https://h/?token={v}&x=1"))))
-    });
-    plant(all, "query, a URL in a URL in it", Where::Value, |v| {
-        let inner = component(&format!("https://h/?token={v}&x=1"));
-        to(format!("/orders/7?a={}&b=2", component(&format!("https://g/?to={inner}&y=2"))))
-    });
-    plant(all, "query, JSON in it", Where::Value, |v| {
-        to(format!("/orders/7?filter={}&b=2", component(&format!(r#"{{"user":1,"token":"{v}","x":2}}"#))))
-    });
-    plant(all, "query, a path in it", Where::Segment, |v| {
-        to(format!("/orders/7?next={}&b=2", component(&format!("/reset/{v}"))))
-    });
-}
-
-fn paths(all: &mut Vec<Planted>) {
-    for template in ["/reset/@", "/reset/@/", "//reset//@", "/%72eset/@", "/a/7/@.pdf", "/files/@/@"] {
-        plant(all, &format!("path, {template}"), Where::Segment, |v| to(template.replace('@', v)));
-    }
-    plant(all, "path, a parameter of a segment", Where::Segment, |v| {
-        to(format!("/orders/7;jsessionid={v}/items"))
-    });
-    plant(all, "path, user info of a URL in it", Where::UserInfo, |v| to(format!("/get/https://me:{v}@h/")));
-}
-
-/// Headers that are URLs.
-fn urls(all: &mut Vec<Planted>) {
-    for name in ["referer", "origin", "x-original-url", "x-note", "user-agent"] {
-        plant(all, &format!("{name}, user info"), Where::UserInfo, |v| {
-            with(name, format!("https://me:{v}@h/"))
-        });
-        plant(all, &format!("{name}, user"), Where::UserInfo, |v| with(name, format!("https://{v}@h/")));
-        plant(all, &format!("{name}, query"), Where::Value, |v| {
-            with(name, format!("https://h/cb?a=1&pin={v}&b"))
-        });
-        plant(all, &format!("{name}, fragment"), Where::Value, |v| {
-            with(name, format!("/cb#access_token={v}"))
-        });
-        plant(all, &format!("{name}, path"), Where::Segment, |v| {
-            with(name, format!("https://h/reset/{v}?a=1"))
-        });
-        plant(all, &format!("{name}, URL in a query"), Where::Value, |v| {
-            with(name, format!("https://h/?to={}", component(&format!("https://me:{MARKER}@g/?key={v}"))))
-        });
-    }
-    for name in ["x-forwarded-host", "host"] {
-        plant(all, &format!("{name}, user info"), Where::UserInfo, |v| {
-            with(name, format!("me:{v}@shop.example"))
-        });
-    }
-    plant(all, "the path before it was rewritten", Where::Segment, |v| Planted {
-        headers: vec![("x-envoy-original-path", format!("/api/v2/reset/{v}"))],
-        ..to(format!("/reset/{v}"))
-    });
-    plant(all, "location, query", Where::Value, |v| {
-        answered_with("location", format!("https://h/cb?code={v}#id_token={v}"))
-    });
-    plant(all, "location, user info", Where::UserInfo, |v| {
-        answered_with("location", format!("https://me:{v}@h/"))
-    });
-    plant(all, "location, path", Where::Segment, |v| answered_with("location", format!("/reset/{v}")));
-    plant(all, "link, query", Where::Value, |v| {
-        answered_with("link", format!("<https://h/?token={v}>; rel=next"))
-    });
-}
-
-/// Headers of which nothing is told, and such as are not listed.
-fn headers(all: &mut Vec<Planted>) {
-    for name in ["cookie", "x-api-key", "x-session", "x-unlisted", "traceparent", "tracestate", "baggage"] {
-        plant(all, name, Where::Value, |v| with(name, format!("a={v}")));
-    }
-    plant(all, "authorization", Where::Value, |v| with("authorization", format!("Bearer {v}")));
-    plant(all, "traceparent, of a later version", Where::Value, |v| {
-        with("traceparent", format!("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-{v}"))
-    });
-    plant(all, "x-request-id", Where::Value, |v| with("x-request-id", format!("token={v}")));
-    for name in ["set-cookie", "x-session", "x-unlisted"] {
-        plant(all, &format!("{name} of the response"), Where::Value, |v| {
-            answered_with(name, format!("a={v}; path=/"))
-        });
-    }
-}
-
-/// The client's address, as proxies and applications write it.
-fn addresses(all: &mut Vec<Planted>) {
-    let written = [
-        ("IPv4", "203.0.113.177"),
-        ("IPv4 with port", "203.0.113.177:4711"),
-        ("IPv4 with zeros", "203.000.113.177"),
-        ("IPv4 in IPv6", "::ffff:203.0.113.177"),
-        ("IPv6", "2001:db8:1:2:3:4:f17e:7177"),
-        ("IPv6, upper case", "2001:DB8:1:2:3:4:F17E:7177"),
-        ("IPv6 with port", "[2001:db8:1:2:3:4:f17e:7177]:4711"),
-        ("a list", "198.51.100.1, 203.0.113.177,2001:db8:1:2:3:4:f17e:7177"),
-    ];
-    let mut plant = |name, place: &str, value: &dyn Fn(&str) -> String| {
-        all.extend(written.iter().map(|(encoding, address)| Planted {
-            place: format!("{name}, {place}"),
-            encoding,
-            ..with(name, value(address))
-        }));
-    };
-    for name in REQUEST_HEADERS.into_iter().skip(10).filter(|name| *name != "forwarded") {
-        plant(name, "address", &|address| address.to_owned());
-    }
-    plant("forwarded", "address", &|address| format!("for=\"{address}\";proto=https"));
-    plant("x-note", "address", &|address| format!("seen {address}."));
-    plant("x-note", "address in JSON", &|address| format!(r#"{{"ip":"{address}"}}"#));
-    plant("referer", "address in a query", &|address| format!("https://h/?ip={}&a=1", component(address)));
+    places::all()
 }
 
 /// The forms in which a secret is looked for, each with its name.
@@ -353,6 +179,28 @@ pub fn found(output: &[u8]) -> Option<String> {
         view = decoded;
     }
     None
+}
+
+/// Every byte as an escape.
+fn percent(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "%{byte:02X}");
+        out
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+fn json_escapes() -> String {
+    MARKER.bytes().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "\\u{byte:04x}");
+        out
+    })
 }
 
 #[cfg(test)]

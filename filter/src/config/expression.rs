@@ -14,6 +14,8 @@ pub struct Expression {
     pub path: Option<Vec<Step>>,
     /// All names and strings in it, in lower case: what its value may have been taken from.
     pub words: Vec<String>,
+    /// Whether its value may have been taken from headers whose names are not among the words.
+    pub has_unnamed_headers: bool,
 }
 
 /// A step of a path; the first one is a name.
@@ -54,14 +56,14 @@ impl Expression {
     /// # Errors
     /// Where its syntax is wrong.
     pub fn parse(text: &str) -> Result<Self, SyntaxError> {
-        let mut reader = Reader { text, at: 0, words: Vec::new() };
+        let mut reader = Reader::new(text, 0);
         reader.expression()?;
         if reader.peek().is_some() {
             return Err(reader.expected("an operator, or the end"));
         }
-        let words = reader.words;
-        let path = Reader { text, at: 0, words: Vec::new() }.path();
-        Ok(Self { text: text.to_owned(), path, words })
+        let path = Reader::new(text, 0).path();
+        let Reader { words, has_unnamed_headers, .. } = reader;
+        Ok(Self { text: text.to_owned(), path, words, has_unnamed_headers })
     }
 }
 
@@ -74,9 +76,16 @@ struct Reader<'t> {
     text: &'t str,
     at: usize,
     words: Vec<String>,
+    has_unnamed_headers: bool,
+    /// Whether what is read stands behind `in`, of which no more is told than whether something is in it.
+    is_behind_in: bool,
 }
 
 impl<'t> Reader<'t> {
+    fn new(text: &'t str, at: usize) -> Self {
+        Self { text, at, words: Vec::new(), has_unnamed_headers: false, is_behind_in: false }
+    }
+
     /// `a ? b : c`, or `a` alone.
     fn expression(&mut self) -> Read {
         self.operands()?;
@@ -108,7 +117,8 @@ impl<'t> Reader<'t> {
         self.primary()?;
         loop {
             if self.eat(".") {
-                self.name().ok_or_else(|| self.expected("a name"))?;
+                let name = self.name().ok_or_else(|| self.expected("a name"))?;
+                self.has_unnamed_headers |= is_header_map(name) && !self.is_behind_in && !self.names_a_key();
                 self.arguments()?;
             } else if self.eat("[") {
                 self.expression()?;
@@ -140,6 +150,17 @@ impl<'t> Reader<'t> {
         self.eat(".");
         self.name().ok_or_else(|| self.expected("a value"))?;
         self.arguments()
+    }
+
+    /// Whether a key of the map that has just been read comes next, with its name.
+    fn names_a_key(&self) -> bool {
+        let mut ahead = Self::new(self.text, self.at);
+        if ahead.eat(".") {
+            return ahead.name().is_some() && ahead.peek() != Some(b'(');
+        }
+        ahead.eat("[")
+            && matches!(ahead.string(), Ok(Some(literal)) if !literal.contains('\\'))
+            && ahead.eat("]")
     }
 
     /// `(…)`, where there are some.
@@ -249,6 +270,7 @@ impl<'t> Reader<'t> {
 
     fn eat_binary_operator(&mut self) -> bool {
         if BINARY_OPERATORS.iter().any(|operator| self.eat(operator)) {
+            self.is_behind_in = false;
             return true;
         }
         let after = self
@@ -256,6 +278,7 @@ impl<'t> Reader<'t> {
             .strip_prefix("in")
             .filter(|after| !after.starts_with(|char: char| char.is_ascii_alphanumeric() || char == '_'));
         self.at += if after.is_some() { 2 } else { 0 };
+        self.is_behind_in = after.is_some();
         after.is_some()
     }
 
@@ -296,6 +319,10 @@ impl<'t> Reader<'t> {
     fn expected(&self, expected: &'static str) -> SyntaxError {
         SyntaxError { position: self.at + 1, expected }
     }
+}
+
+fn is_header_map(name: &str) -> bool {
+    ["headers", "trailers"].contains(&name)
 }
 
 /// How long a string is whose end `quote` is; `None` when it has none.

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::REDACTED;
-use super::escape::units;
+use super::escape::Text;
+use super::finding::{Finding, Kind};
 use crate::config::ClientAddress;
 
 /// Headers that proxies write the client's address into, in lower case, sorted. What is no address in them may be one that was
@@ -60,27 +61,55 @@ pub(super) fn header(name: &str, value: &[u8], how: ClientAddress) -> Vec<u8> {
         return REDACTED.into();
     }
     // Not a list of addresses but of parameters: RFC 7239.
-    if matches!(name, "forwarded" | "x-forwarded") {
-        return anywhere(value, how).into_owned();
-    }
-    let elements = value.split(|&byte| byte == b',').map(|element| match parse(element.trim_ascii()) {
-        Some(ip) => Cow::Owned(network(ip).to_string()),
-        None => told(element.trim_ascii(), how).unwrap_or(Cow::Borrowed(REDACTED)),
-    });
-    elements.collect::<Vec<_>>().join(", ").into_bytes()
+    let has_pairs = matches!(name, "forwarded" | "x-forwarded");
+    let told = |element: &[u8]| match has_pairs {
+        true => element.split(|&byte| byte == b';').map(forwarded_pair).collect::<Vec<_>>().join(";"),
+        false => network_of(element).unwrap_or_else(|| REDACTED.to_owned()),
+    };
+    value.split(|&byte| byte == b',').map(told).collect::<Vec<_>>().join(", ").into_bytes()
 }
 
-/// `text` with every IP address in it told as `how` says, percent-encoded ones too.
-pub(super) fn anywhere(text: &[u8], how: ClientAddress) -> Cow<'_, [u8]> {
-    if how == ClientAddress::Full {
-        return Cow::Borrowed(text);
+/// A parameter of `forwarded`. Beside networks it tells identifiers that were made unrecognizable (RFC 7239, section 6.3), with
+/// their ports, and the protocol and the host that the client asked for.
+fn forwarded_pair(pair: &[u8]) -> String {
+    let redacted = || REDACTED.to_owned();
+    let pair = String::from_utf8_lossy(pair);
+    let Some((name, value)) = pair.split_once('=').map(|(name, value)| (name.trim(), value.trim())) else {
+        return redacted();
+    };
+    let node = value.trim_matches('"');
+    let is_node = ["for", "by"].iter().any(|known| name.eq_ignore_ascii_case(known));
+    if let Some(network) = network_of(node.as_bytes()).filter(|_| is_node) {
+        let quote = if value == node { "" } else { "\"" };
+        return format!("{name}={quote}{network}{quote}");
     }
-    let mut out = Vec::new();
-    let mut told_to = 0;
+    let is_told = match name.to_ascii_lowercase().as_str() {
+        "for" | "by" => node.starts_with('_') || node.to_ascii_lowercase().starts_with("unknown"),
+        "proto" | "host" => true,
+        _ => false,
+    };
+    let has_address = !find(&Text::new(value.as_bytes()), ClientAddress::None).is_empty();
+    if is_told && !has_address { format!("{name}={value}") } else { redacted() }
+}
+
+/// The network of an address, with or without a port, as text; `None` when it is no address.
+fn network_of(address: &[u8]) -> Option<String> {
+    let address = address.trim_ascii();
+    let ip = parse(address).or_else(|| parse(without_port(address)))?;
+    Some(network(ip).to_string())
+}
+
+/// Where in `text` there are IP addresses, percent-encoded ones too, and how each is told. What is no address but may have one in
+/// it, with other digits or letters beside it, is a secret as a whole.
+pub(super) fn find(text: &Text<'_>, how: ClientAddress) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if how == ClientAddress::Full {
+        return found;
+    }
     let mut run = Vec::new();
     let mut run_at = 0;
     // One more unit, so that a run at the end ends too.
-    for (at, byte) in units(text).map(|(at, unit)| (at, unit.byte)).chain([(text.len(), b' ')]) {
+    for (at, byte) in text.units(0..).map(|(at, unit)| (at, unit.byte)).chain([(text.bytes.len(), b' ')]) {
         if byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']') {
             if run.is_empty() {
                 run_at = at;
@@ -88,47 +117,51 @@ pub(super) fn anywhere(text: &[u8], how: ClientAddress) -> Cow<'_, [u8]> {
             run.push(byte);
             continue;
         }
-        if let Some(address) = in_run(&run) {
-            out.extend_from_slice(text.get(told_to..run_at).unwrap_or_default());
-            match how {
-                ClientAddress::None => out.extend_from_slice(REDACTED.as_bytes()),
-                _ => out.extend_from_slice(network(address).to_string().as_bytes()),
-            }
-            told_to = at;
-        }
+        found.extend(in_run(&run, how).map(|kind| Finding { place: run_at..at, kind }));
         run.clear();
     }
-    if told_to == 0 {
-        return Cow::Borrowed(text);
-    }
-    out.extend_from_slice(text.get(told_to..).unwrap_or_default());
-    Cow::Owned(out)
+    found
 }
 
-/// The address in a run of the characters that addresses consist of: all of it, but for a port and for letters and
-/// punctuation that stand next to it; what is in the run besides goes with it.
-fn in_run(run: &[u8]) -> Option<IpAddr> {
-    // The shortest are `::1` and `1.2.3.4`; most runs are single letters of words.
-    if run.len() < 3 || !run.iter().any(|byte| b".:".contains(byte)) {
+/// What a run of the characters that addresses consist of is: an address, but for a port and for punctuation that stands next to
+/// it, or something with an address in it.
+fn in_run(run: &[u8], how: ClientAddress) -> Option<Kind> {
+    // Most runs are single letters of words, and most others a few numbers.
+    let count = |sign: u8| run.iter().filter(|&&byte| byte == sign).count();
+    if run.len() < 3 || count(b'.') < 3 && count(b':') < 2 {
         return None;
     }
-    let run = run.get(..MAX_ADDRESS_BYTES).unwrap_or(run);
     let trimmed = run.strip_suffix(b":").unwrap_or(run);
-    let whole = [run, trimmed, trimmed.strip_prefix(b":").unwrap_or(trimmed)];
-    let mut bracketed = run.split(|byte| b"[]".contains(byte));
-    let mut pieces = run.split(|byte| b":[]".contains(byte)).filter(|piece| piece.contains(&b'.'));
-    whole
-        .into_iter()
-        .find_map(|candidate| parse(candidate).or_else(|| parse(without_port(candidate))))
-        .or_else(|| bracketed.find_map(parse))
-        .or_else(|| pieces.find_map(|piece| parse(without_letters(piece))))
+    let candidates = [run, trimmed, trimmed.strip_prefix(b":").unwrap_or(trimmed)];
+    let is_short = run.len() <= MAX_ADDRESS_BYTES;
+    match candidates.into_iter().filter(|_| is_short).find_map(network_of) {
+        Some(network) if how == ClientAddress::Truncated => Some(Kind::Network(network)),
+        Some(_) => Some(Kind::Secret),
+        None => (has_ipv4(run) || has_ipv6(run)).then_some(Kind::Secret),
+    }
 }
 
-/// `10.1.2.3` of `ed10.1.2.3`: some letters are hexadecimal digits.
-fn without_letters(piece: &[u8]) -> &[u8] {
-    let begin = piece.iter().position(u8::is_ascii_digit).unwrap_or(0);
-    let end = piece.iter().rposition(u8::is_ascii_digit).map_or(0, |at| at + 1);
-    piece.get(begin..end).unwrap_or_default()
+/// Whether four numbers with dots between them are in a run; before the first and behind the last one there may be anything.
+fn has_ipv4(run: &[u8]) -> bool {
+    let mut numbers = 0;
+    for piece in run.split(|&byte| byte == b'.') {
+        if numbers == 3 && piece.first().is_some_and(u8::is_ascii_digit) {
+            return true;
+        }
+        let is_number = str::from_utf8(piece).is_ok_and(|piece| piece.parse::<u8>().is_ok());
+        let may_be_first = piece.last().is_some_and(u8::is_ascii_digit);
+        numbers = if is_number && numbers > 0 { numbers + 1 } else { u8::from(may_be_first) };
+    }
+    false
+}
+
+/// Whether two colons beside a digit are in a run, or as many as in an address that is written in full.
+fn has_ipv6(run: &[u8]) -> bool {
+    let is_shortened = |window: &[u8]| match window {
+        [b':', b':', digit] | [digit, b':', b':'] => digit.is_ascii_hexdigit(),
+        _ => false,
+    };
+    run.iter().filter(|&&byte| byte == b':').count() >= 7 || run.windows(3).any(is_shortened)
 }
 
 /// `ip` of `ip:port`, `[ip6]:port`, `[ip6]` or `ip`.
@@ -162,6 +195,7 @@ fn network(ip: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding;
     use super::*;
     use ClientAddress::{Full, None as Nothing, Truncated};
 
@@ -191,36 +225,59 @@ mod tests {
         for (value, expected) in [
             ("10.1.2.3", "10.1.2.0"),
             ("10.1.2.3:99,2001:db8:1:2::3 , [2001:db8::1]:5", "10.1.2.0, 2001:db8:1::, 2001:db8::"),
+            ("10.1.2.3, ::ffff:10.1.2.3", "10.1.2.0, 10.1.2.0"),
             ("unknown, _hidden, 010.001.002.003", "REDACTED, REDACTED, 10.1.2.0"),
             ("10.1.2.3.4", "REDACTED"),
             ("fe80::1%eth0", "REDACTED"),
         ] {
             assert_eq!(truncated("x-forwarded-for", value), expected);
         }
-        assert_eq!(
-            truncated("forwarded", r#"for=10.1.2.3;by="[2001:db8:1:2::3]:99";proto=https, for=_hidden"#),
-            r#"for=10.1.2.0;by="2001:db8:1::";proto=https, for=_hidden"#
-        );
+        for (value, expected) in [
+            (
+                r#"for=10.1.2.3;by="[2001:db8:1:2::3]:99";proto=https, for=_hidden"#,
+                r#"for=10.1.2.0;by="2001:db8:1::";proto=https, for=_hidden"#,
+            ),
+            ("For=\"_hidden:4711\"; for=unknown", "For=\"_hidden:4711\";for=unknown"),
+            ("host=shop.example:80;proto=http", "host=shop.example:80;proto=http"),
+            // What is neither may be the client's name.
+            ("for=dsl-7.isp.example, for=_10.1.2.3, for=a10.1.2.3", "REDACTED, REDACTED, REDACTED"),
+            ("host=10.1.2.3;secret=x;10.1.2.3", "REDACTED;REDACTED;REDACTED"),
+            ("for=\"a;b,c\"", "REDACTED;REDACTED, REDACTED"),
+        ] {
+            assert_eq!(truncated("forwarded", value), expected);
+        }
         assert_eq!(header("forwarded", b"for=10.1.2.3", Nothing), b"REDACTED");
         assert_eq!(header("x-real-ip", b"10.1.2.3", Nothing), b"REDACTED");
     }
 
     #[test]
     fn addresses_are_found_wherever_they_stand() {
+        let anywhere = |text: &str, how| {
+            String::from_utf8(finding::told(text.as_bytes(), find(&Text::new(text.as_bytes()), how))).unwrap()
+        };
+        let full = "1:2:3:4:5:6:7:8";
         for (text, expected) in [
             ("from 10.1.2.3.", "from 10.1.2.0"),
             ("ip:10.1.2.3:80 dead:2001:db8", "ip10.1.2.0 dead:2001:db8"),
             ("a=10.1.2.3&b=2001%3Adb8%3A1%3A2%3A%3A3&c", "a=10.1.2.0&b=2001:db8:1::&c"),
-            ("a=%31%30%2e1.2.3", "a=10.1.2.0"),
+            (r"a=%31%30%2e1.2.3&b=\u00310.1.2.3", "a=10.1.2.0&b=10.1.2.0"),
             ("https://[2001:db8:1:2::3]:8080/", "https://2001:db8:1::/"),
             ("client/10.1.2.3", "client/10.1.2.0"),
-            ("id10.1.2.3ab", "i10.1.2.0"),
             ("12:34:56 1.2.3 v1 :: words:of:a bed", "12:34:56 1.2.3 v1 :: words:of:a bed"),
+            ("00:1a:2b:3c:4d:5e 120.0.6099.109", "00:1a:2b:3c:4d:5e 120.0.6099.109"),
             ("1.2.3.4, 5.6.7.8", "1.2.3.0, 5.6.7.0"),
+            // Glued to what may be of an address, too.
+            ("id10.1.2.3ab", "iREDACTED"),
+            ("a1b10.1.2.3 10.1.2.3c4 910.1.2.39", "REDACTED REDACTED REDACTED"),
+            ("10.1.2.3.4 300.10.1.2.3 ..10.1.2.3", "REDACTED REDACTED REDACTED"),
+            ("beeffe80::1 ...fe80::1abc dead:::beef", "REDACTED REDACTED REDACTED"),
+            ("10.1.2.3:10.1.2.4 [::1][10.1.2.3]", "REDACTED REDACTED"),
+            (&format!("{full} x{full} abcde{full}"), "1:2:3:: x1:2:3:: REDACTED"),
+            (&format!("{}10.1.2.3 {}::1", "a".repeat(99), "a".repeat(99)), "REDACTED REDACTED"),
         ] {
-            assert_eq!(String::from_utf8_lossy(&anywhere(text.as_bytes(), Truncated)), expected);
+            assert_eq!(anywhere(text, Truncated), expected);
         }
-        assert_eq!(anywhere(b"10.1.2.3", Full), &b"10.1.2.3"[..]);
-        assert_eq!(anywhere(b"x=10.1.2.3;", Nothing), &b"x=REDACTED;"[..]);
+        assert_eq!(anywhere("10.1.2.3", Full), "10.1.2.3");
+        assert_eq!(anywhere("x=10.1.2.3;", Nothing), "x=REDACTED;");
     }
 }

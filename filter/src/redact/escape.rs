@@ -1,4 +1,8 @@
-//! Percent-encoding, of whatever depth: a URL within a URL is encoded twice, and one within that three times.
+//! Percent-encoding and JSON's `\u0074`, of whatever depth: a URL within a URL is encoded twice, and one within that three times.
+
+use std::ops::RangeFrom;
+
+use memchr::memchr2;
 
 /// How often an escape is decoded again: `%2574` is `%74`, which is `t`.
 pub(super) const MAX_DEPTH: u8 = 3;
@@ -7,52 +11,130 @@ pub(super) const MAX_DEPTH: u8 = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unit {
     pub(super) byte: u8,
-    /// How many bytes of the text stand for it.
-    pub(super) len: usize,
+    /// How many bytes of the text stand for it: 216 at most.
+    len: u8,
     /// How often it is encoded.
     pub(super) depth: u8,
 }
 
-/// What `text` begins with; `None` when it is empty. A `%` that begins no escape is one.
-#[inline]
-pub(super) fn unit(text: &[u8]) -> Option<Unit> {
-    match *text.first()? {
-        b'%' => decoded(text, MAX_DEPTH),
-        byte => Some(Unit { byte, len: 1, depth: 0 }),
+impl Unit {
+    fn plain(byte: u8) -> Self {
+        Self { byte, len: 1, depth: 0 }
+    }
+
+    /// How many bytes of the text stand for it.
+    pub(super) fn len(self) -> usize {
+        usize::from(self.len)
     }
 }
 
-/// What `text` begins with for a reader who decodes it so many times; an escape's digits may be escapes themselves.
-fn decoded(text: &[u8], times: u8) -> Option<Unit> {
-    let &byte = text.first()?;
-    if byte != b'%' || times == 0 {
-        return Some(Unit { byte, len: 1, depth: 0 });
+/// A text with its escapes, which are decoded once for all that look at it.
+#[derive(Debug)]
+pub(super) struct Text<'t> {
+    pub(super) bytes: &'t [u8],
+    /// What stands at each byte, where a unit begins; empty where nothing is escaped.
+    units: Vec<Unit>,
+}
+
+impl<'t> Text<'t> {
+    #[inline]
+    pub(super) fn new(bytes: &'t [u8]) -> Self {
+        let may_have_escapes = memchr2(b'%', b'\\', bytes).is_some();
+        Self { bytes, units: if may_have_escapes { decoded(bytes) } else { Vec::new() } }
     }
-    let first = decoded(text, times - 1)?;
-    if first.byte != b'%' {
-        return Some(first);
+
+    /// Whether a byte is not what it stands for.
+    pub(super) fn has_escapes(&self) -> bool {
+        !self.units.is_empty()
     }
-    let escape = || {
-        let high = decoded(text.get(first.len..)?, times - 1)?;
-        let low = decoded(text.get(first.len + high.len..)?, times - 1)?;
-        let byte = hex_digit(high.byte)? << 4 | hex_digit(low.byte)?;
-        Some(Unit { byte, len: first.len + high.len + low.len, depth: times })
+
+    /// What begins at that byte, which another unit ends before. A `%` or `\` that begins no escape is one.
+    #[inline]
+    pub(super) fn unit(&self, at: usize) -> Option<Unit> {
+        if self.units.is_empty() {
+            return self.bytes.get(at).copied().map(Unit::plain);
+        }
+        self.units.get(at).copied()
+    }
+
+    /// All that follows, each unit with where it begins.
+    pub(super) fn units(&self, from: RangeFrom<usize>) -> impl Iterator<Item = (usize, Unit)> {
+        let mut next = from.start;
+        std::iter::from_fn(move || {
+            let unit = self.unit(next)?;
+            let at = next;
+            next += unit.len();
+            Some((at, unit))
+        })
+    }
+}
+
+/// What stands at each byte of `text`, where a unit begins; nothing when none is escaped.
+fn decoded(text: &[u8]) -> Vec<Unit> {
+    let mut units: Vec<Unit> = text.iter().copied().map(Unit::plain).collect();
+    let mut depth = 1;
+    while depth <= MAX_DEPTH && decode(&mut units, depth) {
+        depth += 1;
+    }
+    if depth == 1 {
+        return Vec::new();
+    }
+    spread(&mut units, text.len());
+    units
+}
+
+/// Decodes `units` once more; whether there was an escape.
+fn decode(units: &mut Vec<Unit>, depth: u8) -> bool {
+    let (mut from, mut to) = (0, 0);
+    while let Some(rest) = units.get(from..)
+        && let Some(first) = rest.first().copied()
+    {
+        let (unit, taken) = escape(rest, depth).unwrap_or((first, 1));
+        if let Some(place) = units.get_mut(to) {
+            *place = unit;
+        }
+        from += taken;
+        to += 1;
+    }
+    let has_escapes = to < units.len();
+    units.truncate(to);
+    has_escapes
+}
+
+/// The escape that `units` begin with, and of how many units it is.
+fn escape(units: &[Unit], depth: u8) -> Option<(Unit, usize)> {
+    let digits_at = match (units.first()?.byte, units.get(1..4)) {
+        (b'%', _) => 1,
+        (b'\\', Some([u, zero, other])) if [u.byte, zero.byte, other.byte] == *b"u00" => 4,
+        _ => return None,
     };
-    Some(escape().unwrap_or(first))
+    let digit = |at: usize| (units.get(digits_at + at)?.byte as char).to_digit(16);
+    let byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+    let taken = digits_at + 2;
+    let len = units.get(..taken)?.iter().map(|unit| unit.len).sum();
+    Some((Unit { byte, len, depth }, taken))
 }
 
-/// All of `text`, each unit with where it begins.
-pub(super) fn units(text: &[u8]) -> impl Iterator<Item = (usize, Unit)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let unit = unit(text.get(at..)?)?;
-        at += unit.len;
-        Some((at - unit.len, unit))
-    })
+/// Puts each unit where it begins in a text of `len` bytes.
+fn spread(units: &mut Vec<Unit>, len: usize) {
+    let mut from = units.len();
+    units.resize(len, Unit::plain(0));
+    let mut end = len;
+    while let Some(unit) = from.checked_sub(1).and_then(|last| units.get(last).copied()) {
+        from -= 1;
+        // Units that have not been moved yet are before all those that have.
+        end = end.saturating_sub(unit.len());
+        if let Some(place) = units.get_mut(end) {
+            *place = unit;
+        }
+    }
 }
 
-fn hex_digit(byte: u8) -> Option<u8> {
-    (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+/// `text` decoded once; `None` where there is no escape in it.
+pub(super) fn decoded_once(text: &[u8]) -> Option<Vec<u8>> {
+    memchr2(b'%', b'\\', text)?;
+    let mut units: Vec<Unit> = text.iter().copied().map(Unit::plain).collect();
+    decode(&mut units, 1).then(|| units.into_iter().map(|unit| unit.byte).collect())
 }
 
 #[cfg(test)]
@@ -74,11 +156,24 @@ mod tests {
             ("%7", b'%', 1, 0),
             ("%7g", b'%', 1, 0),
             ("%c3%A4", 0xc3, 3, 1),
+            (r"\u0074", b't', 6, 1),
+            (r"\u003D", b'=', 6, 1),
+            ("%5Cu0074", b't', 8, 2),
+            (r"\u002574", b't', 8, 2),
+            (r"\u0174", b'\\', 1, 0),
+            (r"\/", b'\\', 1, 0),
         ] {
-            assert_eq!(unit(text.as_bytes()), Some(Unit { byte, len, depth }), "{text}");
+            assert_eq!(Text::new(text.as_bytes()).unit(0), Some(Unit { byte, len, depth }), "{text}");
         }
-        assert_eq!(unit(b""), None);
-        let whole: Vec<_> = units(b"a%3Db%").map(|(at, unit)| (at, unit.byte)).collect();
-        assert_eq!(whole, [(0, b'a'), (1, b'='), (4, b'b'), (5, b'%')]);
+        assert_eq!(Text::new(b"").unit(0), None);
+        let whole =
+            |text: &[u8]| Text::new(text).units(0..).map(|(at, unit)| (at, unit.byte)).collect::<Vec<_>>();
+        assert_eq!(whole(b"a%3Db%"), [(0, b'a'), (1, b'='), (4, b'b'), (5, b'%')]);
+        assert_eq!(whole(b"%25%33%44%%33%44"), [(0, b'='), (9, b'=')]);
+        let longest: String = br"\u0074".map(|byte| format!("\\u00{byte:02x}")).concat();
+        let longest: String = longest.bytes().map(|byte| format!("\\u00{byte:02x}")).collect();
+        assert_eq!(whole(longest.as_bytes()), [(0, b't')]);
+        assert_eq!(decoded_once(br"a%253D\u0062%").as_deref(), Some(&b"a%3Db%"[..]));
+        assert_eq!(decoded_once(br"a%b\/"), None);
     }
 }

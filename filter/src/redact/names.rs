@@ -1,6 +1,8 @@
 //! What is secret by its name: the built-in lists, and what the configuration adds to them.
 
-use super::escape::units;
+use std::ops::Range;
+
+use super::escape::Text;
 
 /// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
 /// that clients use for tokens, passwords and sessions.
@@ -70,7 +72,7 @@ const CREDENTIAL_HEADERS: [&str; 9] = [
 /// The longest name of a query parameter, decoded.
 pub const MAX_PARAM_NAME_BYTES: usize = 64;
 
-/// Of a longer name its end is looked at.
+/// A longer name, as it is on the wire, is a secret's.
 const MAX_ENCODED_BYTES: usize = 512;
 
 /// Names of query parameters, compared as a server would read them.
@@ -101,23 +103,29 @@ impl ParamNames {
         Self { by_initial }
     }
 
-    /// Whether the value of a parameter with this name, as it is on the wire, is a secret: the name is decoded up to three
-    /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too.
-    pub(super) fn are_secret(&self, name: &[u8]) -> bool {
+    /// Whether the value of a parameter with the name that stands there in `text`, as it is on the wire, is a secret: the name is decoded up to three
+    /// times; in `user[token]`, `user.token` and `"token"`, `token` is a name, too. What is too long to be looked at is one.
+    pub(super) fn are_secret(&self, text: &Text<'_>, name: Range<usize>) -> bool {
+        let begin = name.start;
+        let Some(name) = text.bytes.get(name) else { return false };
         if name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
             return self.contain(name);
         }
-        let end = name.get(name.len().saturating_sub(MAX_ENCODED_BYTES)..).unwrap_or(name);
+        if name.len() > MAX_ENCODED_BYTES {
+            return true;
+        }
+        let units = text.units(begin..).take_while(|(at, _)| at - begin < name.len());
         let mut decoded = [0; MAX_ENCODED_BYTES];
         let mut len = 0;
-        for (place, (_, unit)) in decoded.iter_mut().zip(units(end)) {
+        for (place, (_, unit)) in decoded.iter_mut().zip(units) {
             *place = unit.byte;
             len += 1;
         }
         let decoded = decoded.get(..len).unwrap_or_default();
         let is_blank = |byte: &u8| matches!(byte, b'+' | ..=b' ');
         decoded.split(is_blank).any(|word| {
-            self.contain(word) || word.split(|byte| b"[].:\"'".contains(byte)).any(|part| self.contain(part))
+            self.contain(word)
+                || word.split(|byte| b"[].:\"'\\".contains(byte)).any(|part| self.contain(part))
         })
     }
 
@@ -158,6 +166,7 @@ mod tests {
     fn names_are_compared_as_a_server_would_read_them() {
         let longest = "x".repeat(MAX_PARAM_NAME_BYTES);
         let names = ParamNames::new(&["app.pin".to_owned(), "naïve".to_owned(), longest.clone()]);
+        let are_secret = |name: &str| names.are_secret(&Text::new(name.as_bytes()), 0..name.len());
         for secret in [
             "token",
             "ToKeN",
@@ -173,6 +182,8 @@ mod tests {
             "token%20",
             "%2Btoken",
             "%22token%22",
+            r#"\"token\" "#,
+            r#""\u0074oken""#,
             "x:token",
             "app.pin",
             "APP%2Epin",
@@ -180,7 +191,7 @@ mod tests {
             &longest,
             &longest.to_uppercase(),
         ] {
-            assert!(names.are_secret(secret.as_bytes()), "{secret}");
+            assert!(are_secret(secret), "{secret}");
         }
         for told in [
             "",
@@ -194,9 +205,9 @@ mod tests {
             "app",
             &format!("{longest}x"),
         ] {
-            assert!(!names.are_secret(told.as_bytes()), "{told}");
+            assert!(!are_secret(told), "{told}");
         }
-        let buried = format!("{}[token]", "%25".repeat(1000));
-        assert!(names.are_secret(buried.as_bytes()), "of a long name its end is looked at");
+        let buried = format!("token{}", "%20".repeat(1000));
+        assert!(are_secret(&buried), "too long to be looked at");
     }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Place;
-use super::escape::{unit, units};
+use super::escape::{Text, Unit};
 use super::names::ParamNames;
 
 /// Where in `text` the values of secret parameters are, in their order.
@@ -13,32 +13,32 @@ use super::names::ParamNames;
 /// elsewhere at the next `&`, or where a fragment begins.
 /// What is encoded more often than the `=` before it belongs to the value: `token=a%26b` is one value, and so is
 /// `token%3Da%2526b`, but in `token%3Da%26b` there is another parameter behind it.
-pub(super) fn find(names: &ParamNames, text: &[u8], place: Place) -> Vec<Range<usize>> {
+/// `"token":` is JSON's way of it, and a colon that has a quote beside it, but for blanks, is taken for such a one.
+pub(super) fn find(names: &ParamNames, text: &Text<'_>, place: Place) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut name_at = 0;
     let mut at = 0;
+    // But for blanks.
     let mut before = 0;
-    while let Some(rest) = text.get(at..) {
+    while let Some(rest) = text.bytes.get(at..) {
         // Most bytes are a name's or a value's.
         let plain = rest.iter().position(|byte| !byte.is_ascii_alphanumeric());
-        let Some((at_sign, unit)) = plain.and_then(|plain| Some((plain, unit(rest.get(plain..)?)?))) else {
+        let Some((at_sign, unit)) = plain.and_then(|plain| Some((plain, text.unit(at + plain)?))) else {
             break;
         };
         if at_sign > 0 {
             (at, before) = (at + at_sign, 0);
         }
-        let next = at + unit.len;
+        let next = at + unit.len();
         match unit.byte {
-            b'&' | b'?' | b'#' | b';' | b'/' | b',' | b'<' | b'>' | b'(' | b')' | b'{' | b'}' | b'\\' => {
+            b'&' | b'?' | b'#' | b';' | b'/' | b',' | b'<' | b'>' | b'(' | b')' | b'{' | b'}' => {
                 name_at = next;
             }
-            // `"token":` is JSON's way of it.
-            b'=' | b':' if unit.byte == b'=' || before == b'"' => {
-                let is_secret = names.are_secret(text.get(name_at..at).unwrap_or_default());
+            b'=' | b':' if unit.byte == b'=' || is_quote(before) || begins_quoted(text, next) => {
+                let is_secret = names.are_secret(text, name_at..at);
                 name_at = next;
                 if is_secret {
-                    let value = text.get(next..).unwrap_or_default();
-                    let end = next + value_len(value, unit.depth, place);
+                    let end = value_end(text, next, unit, place);
                     found.push(next..end);
                     (at, name_at, before) = (end, end, 0);
                     continue;
@@ -46,34 +46,51 @@ pub(super) fn find(names: &ParamNames, text: &[u8], place: Place) -> Vec<Range<u
             }
             _ => {}
         }
-        (at, before) = (next, unit.byte);
+        at = next;
+        if !is_blank(unit.byte) {
+            before = unit.byte;
+        }
     }
     found
 }
 
-/// How much of `rest` a value takes that began behind a `=` of that depth. A quoted one ends no sooner than its quotes.
-fn value_len(rest: &[u8], depth: u8, place: Place) -> usize {
-    let is_quoted = unit(rest).is_some_and(|unit| unit.byte == b'"');
-    let mut is_within_quotes = false;
-    let end = units(rest).find(|(_, unit)| {
-        is_within_quotes ^= is_quoted && unit.byte == b'"';
+/// Where a value ends that begins at `at`, behind a `sign`. A quoted one, and one of JSON, may hold whatever is encoded as often as
+/// the sign is: it ends only where something around it does.
+fn value_end(text: &Text<'_>, at: usize, sign: Unit, place: Place) -> usize {
+    let may_hold_delimiters = sign.byte == b':' || begins_quoted(text, at);
+    let end = text.units(at..).find(|(_, unit)| {
         let is_end = match place {
             Place::Text => matches!(unit.byte, b'&' | b'#'),
             Place::Path => unit.byte == b'/',
         };
-        is_end && unit.depth <= depth && !is_within_quotes
+        is_end && (unit.depth < sign.depth || unit.depth == sign.depth && !may_hold_delimiters)
     });
-    end.map_or(rest.len(), |(at, _)| at)
+    end.map_or(text.bytes.len(), |(at, _)| at)
+}
+
+fn begins_quoted(text: &Text<'_>, at: usize) -> bool {
+    text.units(at..).map(|(_, unit)| unit.byte).find(|&byte| !is_blank(byte)).is_some_and(is_quote)
+}
+
+/// A backslash stands before a quote within another one.
+fn is_quote(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\'' | b'\\')
+}
+
+/// `+` is one in a query.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'+' | ..=b' ')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::replaced;
+    use super::super::finding::{Finding, told};
     use super::*;
 
     fn redacted(text: &str, place: Place) -> String {
-        let found = find(&ParamNames::new(&[]), text.as_bytes(), place);
-        String::from_utf8(replaced(text.as_bytes(), &found)).unwrap()
+        let found = find(&ParamNames::new(&[]), &Text::new(text.as_bytes()), place);
+        let found = found.into_iter().map(Finding::secret).collect();
+        String::from_utf8(told(text.as_bytes(), found)).unwrap()
     }
 
     #[test]
@@ -97,7 +114,10 @@ mod tests {
             ("X-Amz-Signature=f00&sig=1", "X-Amz-Signature=REDACTED&sig=REDACTED"),
             ("+token=x&%20token=y&token+=z", "+token=REDACTED&%20token=REDACTED&token+=REDACTED"),
             ("filter=token=x", "filter=token=REDACTED"),
-            ("token=\"a&b\"&c", "token=REDACTED&c"),
+            // Quotes are nothing to one server and hold delimiters for another.
+            ("token=\"a&b\"&c", "token=REDACTED"),
+            ("token= 'a&b'&c", "token=REDACTED"),
+            ("a=token:b&key=c", "a=token:b&key=REDACTED"),
         ] {
             assert_eq!(redacted(text, Place::Text), expected);
         }
@@ -117,10 +137,29 @@ mod tests {
         ] {
             assert_eq!(redacted(text, Place::Text), expected);
         }
-        assert_eq!(
-            redacted(r#"{"user":"me","password":"a","b":1}"#, Place::Text),
-            r#"{"user":"me","password":REDACTED"#
-        );
+    }
+
+    #[test]
+    fn members_of_json_are_parameters_however_it_is_spaced_and_escaped() {
+        for (text, expected) in [
+            (r#"{"user":"me","password":"a","b":1}"#, r#"{"user":"me","password":REDACTED"#),
+            (r#"{"token" : "x&y#z"}&b"#, r#"{"token" :REDACTED"#),
+            ("{\"token\"\n\t:\r\n\"x&y\"}", "{\"token\"\n\t:REDACTED"),
+            (r#"{"token":"a\"b&c"}"#, r#"{"token":REDACTED"#),
+            (r#"{"token":{"v":["a&b"]}}"#, r#"{"token":REDACTED"#),
+            (r#"{"token":7}"#, r#"{"token":REDACTED"#),
+            (r#""{\"a\":1,\"token\": \"x&y\"}""#, r#""{\"a\":1,\"token\":REDACTED"#),
+            (r#"{"\u0074oken":"x"}"#, r#"{"\u0074oken":REDACTED"#),
+            (r#"{"a":"b?token=x\u0026y=1"}"#, r#"{"a":"b?token=REDACTED"#),
+            ("{'token': 'x&y'}", "{'token':REDACTED"),
+            ("{token: 'x&y'}", "{token:REDACTED"),
+            ("f=%7B%22token%22%20%3A%20%22a%26b%22%7D&c", "f=%7B%22token%22%20%3AREDACTED&c"),
+            ("f=%7B%22token%22+%3A+%22a%5C%22%26b%22%7D&c", "f=%7B%22token%22+%3AREDACTED&c"),
+            ("http://auth:80/ at 12:30", "http://auth:80/ at 12:30"),
+        ] {
+            assert_eq!(redacted(text, Place::Text), expected);
+        }
+        assert_eq!(redacted(r#"/a/{"token" : "x/y"}/b"#, Place::Path), r#"/a/{"token" :REDACTED"#);
     }
 
     #[test]

@@ -2,19 +2,24 @@
 //! request's own, and those of URLs in its query and its headers (the `referer` of a reset link is one).
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
-use super::escape::{MAX_DEPTH, Unit, unit, units};
-use super::replaced;
+use super::escape::{MAX_DEPTH, Text, Unit, decoded_once};
+use super::finding::{Finding, Kind, told};
 use crate::config::ConfigError;
 use crate::route::Routes;
 
-/// As many places of a text are tried as the begin of a path.
-const MAX_BEGINS: usize = 32;
+/// How much of a request's texts is tried as paths, each of its bytes as often as a path may begin before it. What is behind is
+/// not told, for nobody has looked at it.
+const MAX_TRIED_BYTES: usize = 32 * 1024;
+
+/// What a try costs at least, in the time that a byte takes.
+const MIN_TRY_BYTES: usize = 32;
 
 /// Shorter segments are not looked for in other values: nobody could read what is left of these.
 const MIN_SEGMENT_BYTES: usize = 4;
@@ -24,8 +29,10 @@ const MIN_SEGMENT_BYTES: usize = 4;
 pub(super) struct Templates {
     routes: Rc<Routes>,
     secrets: Vec<String>,
-    /// Of the request at hand: what stood in the secret parameters' places.
+    /// Of the request at hand: what stood in the secret parameters' places, as [`comparable`] has it.
     segments: Vec<Vec<u8>>,
+    /// Of the request at hand: how much of it was tried.
+    tried_bytes: Cell<usize>,
 }
 
 impl Templates {
@@ -40,87 +47,111 @@ impl Templates {
                 "configuration: `redact.path_params[{index}]`: is `{name}`, allowed are names of parameters in the templates of `routes`"
             )));
         }
-        let templates = Self { routes: Rc::clone(routes), secrets: secrets.to_vec(), segments: Vec::new() };
+        let templates = Self {
+            routes: Rc::clone(routes),
+            secrets: secrets.to_vec(),
+            segments: Vec::new(),
+            tried_bytes: Cell::new(0),
+        };
         Ok(Some(templates).filter(|_| !secrets.is_empty()))
     }
 
-    /// The path of a request, of which [`Templates::segment_places`] knows the secret segments from then on.
-    pub(super) fn request_path<'p>(&mut self, path: &'p [u8]) -> Cow<'p, [u8]> {
+    /// The secrets of the path of a request, of which [`Templates::segments`] knows the segments from then on.
+    pub(super) fn request_path(&mut self, path: &[u8]) -> Vec<Finding> {
         self.segments.clear();
-        let Some((path, places)) = self.find(path) else { return Cow::Borrowed(path) };
-        let segments = places.iter().filter_map(|place| path.as_bytes().get(place.clone()));
-        self.segments
-            .extend(segments.filter(|segment| segment.len() >= MIN_SEGMENT_BYTES).map(<[u8]>::to_vec));
-        Cow::Owned(replaced(path.as_bytes(), &places))
+        self.tried_bytes.set(0);
+        let Some(secrets) = self.find(path) else { return Vec::new() };
+        let segments = secrets.places.iter().filter_map(|place| secrets.path.get(place.clone()));
+        let segments = segments.map(|segment| comparable(&Text::new(segment.as_bytes())).0);
+        self.segments.extend(segments.filter(|segment| segment.len() >= MIN_SEGMENT_BYTES));
+        self.findings(path.len(), secrets)
     }
 
-    /// Where the secret segments of the request's own path stand in `text`.
-    pub(super) fn segment_places(&self, text: &[u8]) -> impl Iterator<Item = Range<usize>> {
-        self.segments
-            .iter()
-            .flat_map(move |segment| memmem::find_iter(text, segment).map(|at| at..at + segment.len()))
+    /// Where the secret segments of the request's own path stand in `text`, however they are encoded there.
+    pub(super) fn segments(&self, text: &Text<'_>) -> Vec<Finding> {
+        if self.segments.is_empty() {
+            return Vec::new();
+        }
+        let (decoded, begins) = comparable(text);
+        let begin_of = |at: usize| match &begins {
+            Some(begins) => begins.get(at).copied().unwrap_or(text.bytes.len()),
+            None => at,
+        };
+        let places = self.segments.iter().flat_map(|segment| {
+            memmem::find_iter(&decoded, segment).map(|at| begin_of(at)..begin_of(at + segment.len()))
+        });
+        places.map(|place| Finding { place, kind: Kind::Segment }).collect()
     }
 
-    /// `text` with each path replaced that matches a template with a secret parameter. A path begins at a slash behind no
-    /// other part of a path.
-    pub(super) fn paths<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
-        let mut out = Vec::new();
-        let (mut at, mut told_to, mut begins) = (0, 0, 0);
-        let (mut before, mut is_behind_authority) = (b' ', false);
-        while let Some(unit) = text.get(at..).and_then(unit) {
-            let is_slash = unit.byte == b'/';
-            let is_within_path = before.is_ascii_alphanumeric() || before == b'/';
-            if is_slash && (is_behind_authority || !is_within_path) && begins < MAX_BEGINS {
-                begins += 1;
-                if let Some((len, told)) = self.path_at(text.get(at..).unwrap_or_default(), unit.depth) {
-                    out.extend_from_slice(text.get(told_to..at).unwrap_or_default());
-                    out.extend_from_slice(&told);
+    /// The secrets of all paths in `text`. A path begins at a slash that is behind no other part of a path, or behind a host.
+    pub(super) fn paths(&self, text: &Text<'_>) -> Vec<Finding> {
+        let mut found = Vec::new();
+        let (mut at, mut before, mut behind) = (0, b' ', Behind::Nothing);
+        while let Some(unit) = text.unit(at) {
+            let is_begin = is_slash(unit.byte)
+                && !is_slash(before)
+                && (behind == Behind::Host || !before.is_ascii_alphanumeric());
+            if is_begin {
+                let path = path_of(text, at, unit.depth);
+                let tried_bytes = self.tried_bytes.get() + path.len().max(MIN_TRY_BYTES);
+                if tried_bytes > MAX_TRIED_BYTES {
+                    found.push(Finding::secret(at..text.bytes.len()));
+                    break;
+                }
+                self.tried_bytes.set(tried_bytes);
+                if let Some((len, secrets)) = self.path_at(path) {
+                    found.extend(secrets.into_iter().map(|finding| finding.moved(at)));
                     at += len;
-                    (told_to, before, is_behind_authority) = (at, b' ', false);
+                    (before, behind) = (b' ', Behind::Nothing);
                     continue;
                 }
             }
-            is_behind_authority = if is_slash { before == b'/' } else { is_behind_authority };
+            behind = behind.next(before, unit.byte);
             before = unit.byte;
-            at += unit.len;
+            at += unit.len();
         }
-        if told_to == 0 {
-            return Cow::Borrowed(text);
-        }
-        out.extend_from_slice(text.get(told_to..).unwrap_or_default());
-        Cow::Owned(out)
+        found
     }
 
-    /// How long the path is that `rest` begins with, by a slash of that depth, and as what it may be told; `None` when it has no
-    /// secret.
-    fn path_at(&self, rest: &[u8], depth: u8) -> Option<(usize, Vec<u8>)> {
-        let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
-        let end = units(rest).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
-        let path = rest.get(..end.map_or(rest.len(), |(at, _)| at))?;
+    /// How long the path is that `path` begins with, and its secrets; `None` when it has none.
+    fn path_at(&self, path: &[u8]) -> Option<(usize, Vec<Finding>)> {
         // A list's next element may follow.
         let element = path.iter().position(|byte| b",;".contains(byte)).and_then(|end| path.get(..end));
-        [Some(path), element].into_iter().flatten().find_map(|path| {
-            let (told, places) = self.find(path)?;
-            Some((path.len(), replaced(told.as_bytes(), &places)))
-        })
+        [Some(path), element]
+            .into_iter()
+            .flatten()
+            .find_map(|path| Some((path.len(), self.findings(path.len(), self.find(path)?))))
     }
 
-    /// The path as it is when it matches a template that has a secret, and the secrets' places in it: as it is on the wire, or
-    /// decoded, or with its slashes put in order.
-    fn find(&self, path: &[u8]) -> Option<(String, Vec<Range<usize>>)> {
+    fn findings(&self, len: usize, secrets: Secrets<'_>) -> Vec<Finding> {
+        if secrets.is_as_written {
+            return secrets.places.into_iter().map(Finding::secret).collect();
+        }
+        let path = told(secrets.path.as_bytes(), secrets.places.into_iter().map(Finding::secret).collect());
+        let path = told(&path, self.segments(&Text::new(&path)));
+        vec![Finding { place: 0..len, kind: Kind::Path(path) }]
+    }
+
+    /// A path's secrets, when it matches a template that has some: as it is on the wire, or decoded, or with its slashes put in
+    /// order.
+    fn find<'p>(&self, path: &'p [u8]) -> Option<Secrets<'p>> {
         let mut path = Cow::Borrowed(path);
-        for _ in 0..=MAX_DEPTH {
+        for depth in 0..=MAX_DEPTH {
             // Templates are ASCII: what is not UTF-8 can only be in a parameter's place.
-            let text = String::from_utf8_lossy(&path);
+            let is_as_written = depth == 0 && str::from_utf8(&path).is_ok();
+            let text = match path {
+                Cow::Borrowed(path) => String::from_utf8_lossy(path),
+                Cow::Owned(ref path) => Cow::Owned(String::from_utf8_lossy(path).into_owned()),
+            };
             if let Some(places) = self.secrets_in(&text) {
-                return Some((text.into_owned(), places));
+                return Some(Secrets { path: text, places, is_as_written });
             }
-            let tidy = tidy(&text);
-            if let Some(places) = self.secrets_in(&tidy) {
-                return Some((tidy, places));
+            if let Some(tidy) = tidy(&text)
+                && let Some(places) = self.secrets_in(&tidy)
+            {
+                return Some(Secrets { path: Cow::Owned(tidy), places, is_as_written: false });
             }
-            let Cow::Owned(decoded) = Cow::from(percent_decode(&path)) else { break };
-            path = Cow::Owned(decoded);
+            path = Cow::Owned(decoded_once(&path)?);
         }
         None
     }
@@ -133,19 +164,90 @@ impl Templates {
     }
 }
 
-/// A path with single slashes and none at its end, each segment decoded but for the slashes in it.
-fn tidy(path: &str) -> String {
-    let segments = path.split('/').filter(|segment| !segment.is_empty());
-    segments.fold(String::new(), |path, segment| {
-        let decoded = percent_decode(segment.as_bytes()).decode_utf8_lossy();
-        path + "/" + &decoded.replace('/', "%2F")
+/// The secrets of a path, as it matched a template.
+struct Secrets<'p> {
+    path: Cow<'p, str>,
+    places: Vec<Range<usize>>,
+    /// Whether the places are the path's as it is on the wire, too.
+    is_as_written: bool,
+}
+
+/// What stands before a place in a text, as far as a path may begin there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// A word, or nothing.
+    Nothing,
+    /// What may be a host: something with a dot or a colon, or what follows two slashes.
+    Host,
+    /// A part of a path.
+    Path,
+}
+
+impl Behind {
+    /// What stands before the place behind `byte`, which this and the byte `before` stand before.
+    fn next(self, before: u8, byte: u8) -> Self {
+        match byte {
+            _ if is_slash(byte) => {
+                if is_slash(before) {
+                    Self::Host
+                } else {
+                    Self::Path
+                }
+            }
+            b'.' | b':' | b'@' if self == Self::Nothing => Self::Host,
+            b'.' | b':' | b'@' | b'-' | b'_' | b'~' | b'[' | b']' | b'%' => self,
+            _ if byte.is_ascii_alphanumeric() => self,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// Some take a backslash for a slash, and JSON may have one before it.
+fn is_slash(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\')
+}
+
+/// The path that begins at `at`, with a slash of that depth.
+fn path_of<'t>(text: &Text<'t>, at: usize, depth: u8) -> &'t [u8] {
+    let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
+    let end = text.units(at..).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
+    text.bytes.get(at..end.map_or(text.bytes.len(), |(end, _)| end)).unwrap_or_default()
+}
+
+/// A path with single slashes and none at its end, each segment decoded but for the slashes in it; `None` when it is no other.
+fn tidy(path: &str) -> Option<String> {
+    let is_tidy = !path.contains(['%', '\\']) && !path.contains("//") && !path.ends_with('/');
+    let segments = path.split(['/', '\\']).filter(|segment| !segment.is_empty());
+    (!is_tidy).then(|| {
+        segments.fold(String::with_capacity(path.len()), |mut path, segment| {
+            let decoded = percent_decode(segment.as_bytes()).decode_utf8_lossy();
+            path.push('/');
+            path.push_str(&decoded.replace('/', "%2F"));
+            path
+        })
     })
+}
+
+/// `text` as every server reads it, in lower case and without backslashes, and where each byte of it begins; `None` where that is
+/// its own place.
+fn comparable(text: &Text<'_>) -> (Vec<u8>, Option<Vec<usize>>) {
+    let byte_of = |byte: u8| if byte == b'+' { b' ' } else { byte.to_ascii_lowercase() };
+    if !text.has_escapes() && memchr(b'\\', text.bytes).is_none() {
+        return (text.bytes.iter().copied().map(byte_of).collect(), None);
+    }
+    let told = text.units(0..).filter(|(_, unit)| unit.byte != b'\\');
+    let (bytes, begins) = told.map(|(at, unit)| (byte_of(unit.byte), at)).unzip();
+    (bytes, Some(begins))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config;
+
+    fn text(text: &str) -> Text<'_> {
+        Text::new(text.as_bytes())
+    }
 
     fn templates(secrets: &[&str]) -> Result<Option<Templates>, ConfigError> {
         let route = |template: &str| config::Route {
@@ -173,10 +275,13 @@ mod tests {
             ("/%72eset%2Fs3cret", "/reset/REDACTED"),
             ("/%72eset/s3%2Fcret", "/reset/REDACTED"),
             ("/%2572eset/s3cret", "/reset/REDACTED"),
+            (r"\reset\s3cret", "/reset/REDACTED"),
         ] {
-            assert_eq!(String::from_utf8_lossy(&templates.request_path(path.as_bytes())), expected);
+            let found = templates.request_path(path.as_bytes());
+            assert_eq!(String::from_utf8(told(path.as_bytes(), found)).unwrap(), expected);
         }
-        assert_eq!(templates.request_path(b"/reset/\xff"), &b"/reset/REDACTED"[..]);
+        let path = b"/reset/\xff";
+        assert_eq!(told(path, templates.request_path(path)), b"/reset/REDACTED");
     }
 
     #[test]
@@ -197,21 +302,66 @@ mod tests {
             ),
             ("url=/reset/s3cret", "url=/reset/REDACTED"),
             ("/reset/s3%3Ccret%26", "/reset/REDACTED"),
+            // With no scheme before the host.
+            ("shop.example/reset/s3cret", "shop.example/reset/REDACTED"),
+            ("to=shop:80/reset/s3cret&b", "to=shop:80/reset/REDACTED&b"),
+            ("a/reset/s3cret", "a/reset/s3cret"),
+            // As JSON has it.
+            (
+                r#"{"to":"https:\/\/shop\/reset\/s3cret","a":1}"#,
+                r#"{"to":"https:\/\/shop/reset/REDACTED","a":1}"#,
+            ),
+            (r#""\u002freset\u002fs3cret""#, r#""/reset/REDACTED""#),
+            (r"https:\\shop\reset\s3cret", r"https:\\shop/reset/REDACTED"),
         ] {
-            assert_eq!(String::from_utf8_lossy(&templates.paths(text.as_bytes())), expected);
+            let found = templates.paths(&Text::new(text.as_bytes()));
+            assert_eq!(String::from_utf8(told(text.as_bytes(), found)).unwrap(), expected);
         }
     }
 
     #[test]
     fn a_secret_segment_of_the_request_is_told_in_none_of_its_values() {
-        let mut templates = templates(&["token"]).unwrap().unwrap();
+        let mut templates = templates(&["token", "rest"]).unwrap().unwrap();
         templates.request_path(b"/reset/s3cret");
-        let places = |text: &[u8]| templates.segment_places(text).collect::<Vec<_>>();
-        assert_eq!(places(b"/api/v2/reset/s3cret"), vec![14..20; 1]);
-        assert_eq!(places(b"s3cret s3cret"), [0..6, 7..13]);
+        let without = |text: &str| {
+            let found = templates.segments(&Text::new(text.as_bytes()));
+            String::from_utf8(told(text.as_bytes(), found)).unwrap()
+        };
+        for (text, expected) in [
+            ("/api/v2/reset/s3cret", "/api/v2/reset/REDACTED"),
+            ("s3cret S3CRET", "REDACTED REDACTED"),
+            ("a=%73%33cret&b=%2573%33%63ret%20", "a=REDACTED&b=REDACTED%20"),
+            (r"\u00733cret\/", "REDACTED/"),
+            ("s3cre", "s3cre"),
+        ] {
+            assert_eq!(without(text), expected);
+        }
+        templates.request_path(b"/files/one%2Ftwo%20three");
+        let place = |text: &Text<'_>| {
+            templates.segments(text).into_iter().map(|finding| finding.place).collect::<Vec<_>>()
+        };
+        assert_eq!(place(&text(r"one/two+three one\/two\u0020three")), [0..13, 14..33]);
         templates.request_path(b"/reset/7");
-        let places = templates.segment_places(b"7 s3cret").count();
-        assert_eq!(places, 0, "too short, and another request's");
+        assert_eq!(templates.segments(&text("7 s3cret")), [], "too short, and another request's");
+    }
+
+    #[test]
+    fn what_is_not_tried_is_not_told() {
+        let mut templates = templates(&["token"]).unwrap().unwrap();
+        templates.request_path(b"/");
+        let ordinary = "https://shop/a,".repeat(40) + "https://shop/reset/s3cret";
+        let found = templates.paths(&text(&ordinary));
+        assert_eq!(found.len(), 1, "many are no reason to take out more");
+        assert_eq!(&ordinary[found[0].place.clone()], "s3cret");
+        let long = "/-".repeat(MAX_TRIED_BYTES / 2);
+        let found = templates.paths(&text(&long));
+        assert_eq!(found.iter().map(|finding| finding.place.end).collect::<Vec<_>>(), [long.len()]);
+        assert!(found[0].place.start < 200, "each byte counts as often as it is tried");
+        templates.request_path(b"/");
+        assert_eq!(templates.paths(&text(&format!("/{}", "a".repeat(MAX_TRIED_BYTES - 2)))), []);
+        assert_eq!(templates.paths(&text("/a")), [Finding::secret(0..2)], "all of a request's texts count");
+        templates.request_path(b"/");
+        assert_eq!(templates.paths(&text("/a")), []);
     }
 
     #[test]

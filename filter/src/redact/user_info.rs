@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use memchr::memchr2;
+use memchr::memchr;
 
-use super::Place;
-use super::escape::units;
+use super::escape::Text;
 
 /// What an `@` would mean here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,77 +13,72 @@ enum Token {
     Authority { depth: u8 },
     /// Something that may be `user:password@host` without a scheme; `me@example.org` stays.
     Bare { has_colon: bool },
-    /// A path, or where only a URL has user info.
-    Other,
 }
 
-/// Where in `text` the user info of URLs is, in their order, encoded ones too. Elsewhere than in a path, `user:password@host` at
-/// the beginning of the text or of an element needs no `//` before it.
-pub(super) fn find(text: &[u8], place: Place) -> Vec<Range<usize>> {
-    if memchr2(b'@', b'%', text).is_none() {
+const FRESH: Token = Token::Bare { has_colon: false };
+
+/// Where in `text` the user info of URLs is, in their order, encoded ones too. `user:password@host` needs no `//` before it: it
+/// may be an element of a list, or a segment of a path.
+pub(super) fn find(text: &Text<'_>) -> Vec<Range<usize>> {
+    if !text.has_escapes() && memchr(b'@', text.bytes).is_none() {
         return Vec::new();
     }
-    let fresh = match place {
-        Place::Path => Token::Other,
-        Place::Text => Token::Bare { has_colon: false },
-    };
-    let (mut token, mut token_at) = (fresh, 0);
+    let (mut token, mut token_at) = (FRESH, 0);
     let (mut slash, mut before): (Option<u8>, u8) = (None, b' ');
     let mut found: Vec<Range<usize>> = Vec::new();
-    for (at, unit) in units(text) {
-        let next = at + unit.len;
-        // What is encoded within a password belongs to it, but not the slashes of a scheme.
-        let is_deeper = match token {
-            Token::Authority { depth } => unit.depth > depth,
-            Token::Bare { has_colon } => has_colon && unit.depth > 0 && (before != b':' || unit.byte != b'/'),
-            Token::Other => false,
+    for (at, unit) in text.units(0..) {
+        let next = at + unit.len();
+        // Slashes follow a scheme, and one of them may have got lost, or a slash.
+        let may_begin_authority = slash.is_some() || before == b':';
+        // What is encoded within a password belongs to it, but not the slashes of a scheme. Some take a backslash for a slash.
+        let is_within = match token {
+            Token::Authority { depth } => unit.depth > depth || unit.byte == b'\\' && !may_begin_authority,
+            Token::Bare { has_colon: true } => {
+                (unit.depth > 0 || unit.byte == b'\\') && (before != b':' || !is_slash(unit.byte))
+            }
+            Token::Bare { has_colon: false } => false,
         };
-        before = unit.byte;
         match unit.byte {
-            b'/' | b'\\' if is_deeper => {}
+            b'/' | b'\\' if is_within => {}
             b'/' | b'\\' => {
                 // Two begin an authority, and so do more.
-                (token, token_at) = match slash {
-                    Some(depth) => (Token::Authority { depth: depth.max(unit.depth) }, next),
-                    None => (Token::Other, next),
-                };
-                slash = Some(unit.depth);
+                let depth = slash.unwrap_or_default().max(unit.depth);
+                token = if may_begin_authority { Token::Authority { depth } } else { FRESH };
+                token_at = next;
+                (slash, before) = (Some(unit.depth), unit.byte);
                 continue;
             }
-            b'@' => {
-                let is_user_info = matches!(token, Token::Authority { .. } | Token::Bare { has_colon: true });
-                match found.last_mut() {
-                    _ if !is_user_info => {}
-                    Some(last) if last.start == token_at => last.end = at,
-                    _ => found.push(token_at..at),
-                }
-            }
+            b'@' if token != FRESH => match found.last_mut() {
+                Some(last) if last.start == token_at => last.end = at,
+                _ => found.push(token_at..at),
+            },
             b':' => {
                 if let Token::Bare { has_colon } = &mut token {
                     *has_colon = true;
                 }
             }
-            b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ' if !is_deeper => (token, token_at) = (fresh, next),
+            b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ' if !is_within => (token, token_at) = (FRESH, next),
             // All of these may be in a password.
-            b',' | b';' | b'=' | b'&' | b'('
-                if matches!(token, Token::Bare { has_colon: false } | Token::Other) =>
-            {
-                (token, token_at) = (fresh, next);
-            }
+            b',' | b';' | b'=' | b'&' | b'(' if token == FRESH => token_at = next,
             _ => {}
         }
-        slash = None;
+        (slash, before) = (None, unit.byte);
     }
     found
 }
 
+fn is_slash(byte: u8) -> bool {
+    matches!(byte, b'/' | b'\\')
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::replaced;
+    use super::super::finding::{Finding, told};
     use super::*;
 
-    fn redact(text: &[u8], place: Place) -> Vec<u8> {
-        replaced(text, &find(text, place))
+    fn redact(text: &str) -> String {
+        let found = find(&Text::new(text.as_bytes())).into_iter().map(Finding::secret).collect();
+        String::from_utf8(told(text.as_bytes(), found)).unwrap()
     }
 
     #[test]
@@ -111,10 +105,18 @@ mod tests {
             ("me:s;=&3@,cret@shop", "REDACTED@shop"),
             ("me:s%26%2F%20%5C3cret@shop", "REDACTED@shop"),
             ("to=me:s3cret@shop", "to=REDACTED@shop"),
+            // In a path, where a slash may have got lost.
+            ("/get/https://me:s3cret@b/", "/get/https://REDACTED@b/"),
+            ("/get/https:/me:s3cret@b/", "/get/https:/REDACTED@b/"),
+            ("/get/https:/s3cret@b/", "/get/https:/REDACTED@b/"),
+            ("/get/me:s3cret@b/c@d", "/get/REDACTED@b/c@d"),
+            ("https://shop/get/me:s3cret@b/", "https://shop/get/REDACTED@b/"),
+            // As JSON has it.
+            (r"https:\/\/me:s3cret@b\/a@c", r"https:\/\/REDACTED@b\/a@c"),
+            (r"https:\u002f\u002fme:s3%25cret\u0040b", r"https:\u002f\u002fREDACTED\u0040b"),
+            (r"https://me:s3\cret@b, me:s3\cret@b", "https://REDACTED@b, REDACTED@b"),
         ] {
-            assert_eq!(String::from_utf8_lossy(&redact(text.as_bytes(), Place::Text)), expected);
+            assert_eq!(redact(text), expected);
         }
-        assert_eq!(redact(b"/npm/pkg:1@2", Place::Path), &b"/npm/pkg:1@2"[..]);
-        assert_eq!(redact(b"/get/http://me:x@b/", Place::Path), &b"/get/http://REDACTED@b/"[..]);
     }
 }

@@ -141,27 +141,35 @@ fn where_nothing_can_be_evaluated_any_more_texts_come_one_by_one_and_the_rest_is
 }
 
 #[test]
-fn what_may_come_from_a_credential_is_not_told_as_text() {
+fn of_what_may_come_from_a_credential_only_a_bool_is_told() {
     let attributes = json!({
         "tenant": "request.headers['authorization']",
         "cache": "'Bearer ' + request.headers.cookie",
         "mtls": "request.headers['authorization'].startsWith('Bearer')",
         "list": "[request.headers['Authorization']]",
         "peer": "request.query",
+        "size": "int(request.headers['x-api-key'])",
+        "negative": "double(request.headers['x-api-key'])",
+        "empty": "request.headers.map(name, request.headers[name])",
     });
     let mut proxy = builder(json!({"logs": {"attributes": attributes}})).start().unwrap();
     let request =
         get("/?a=1&token=s3cr3t").header("authorization", "Bearer s3cr3t").header("cookie", "s3cr3t");
+    let request = request.header("x-api-key", "4711");
     proxy.request(request).respond(200).unwrap();
     let expected = [
         ("tenant", text("REDACTED")),
         ("cache", text("REDACTED")),
         ("mtls", flag(true)),
         ("peer", text("a=1&token=REDACTED")),
+        ("size", text("REDACTED")),
+        ("negative", text("REDACTED")),
     ];
     let mut told = told(&mut proxy);
     // The host looks headers up as they are written, so there is none of that name in it.
     told.remove("list");
+    let AnyValue { value: Some(Any::ArrayValue(all)) } = told.remove("empty").unwrap() else { panic!() };
+    assert!(all.values.iter().all(|value| *value == text("REDACTED")), "headers whose names nobody has said");
     assert_eq!(told, expected.map(|(name, value)| (name.to_owned(), value)).into());
 }
 

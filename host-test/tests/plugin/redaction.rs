@@ -54,7 +54,7 @@ fn no_secret_that_is_planted_anywhere_leaves_the_plugin() {
         places.len(),
         encodings.len()
     );
-    assert_eq!((planted.len(), places.len(), encodings.len(), forms), (1257, 117, 19, 14));
+    assert_eq!((planted.len(), places.len(), encodings.len(), forms), (1708, 152, 27, 14));
 
     let mut proxy = proxy(secret_config(json!({})));
     send_all(&mut proxy, &planted);
@@ -76,6 +76,29 @@ fn no_secret_that_is_planted_anywhere_leaves_the_plugin() {
         assert_eq!(secrets::found(format!("{:?}", call.headers).as_bytes()), None);
     }
     check_the_proxy(&proxy);
+}
+
+#[test]
+fn no_secret_leaves_the_plugin_however_it_is_configured() {
+    for (name, config, has_path_params) in secrets::other_configs() {
+        let mut planted = secrets::planted();
+        planted.retain(|planted| has_path_params || !planted.needs_path_params);
+        println!("{name}: {} secrets", planted.len());
+        let mut proxy = proxy(config);
+        send_all(&mut proxy, &planted);
+        let calls = proxy.cluster("otlp").answer_all(200).unwrap();
+        let records = records(&calls);
+        assert_eq!(records.len(), planted.len(), "{name}");
+        for (record, planted) in records.iter().zip(&planted) {
+            assert_eq!(secrets::found(format!("{record:?}").as_bytes()), None, "{name}: {planted:?}");
+        }
+        let redacted = records.iter().filter(|record| format!("{record:?}").contains("REDACTED")).count();
+        assert!(redacted * 2 > records.len(), "{name}: {redacted} of {}", records.len());
+        for call in &calls {
+            assert_eq!(secrets::found(&call.body), None, "{name}");
+        }
+        check_the_proxy(&proxy);
+    }
 }
 
 #[test]

@@ -79,6 +79,29 @@ fn words_are_all_that_a_value_may_be_taken_from() {
     assert_eq!(words, ["authorization", "request", "headers", "f", "a", "b", "c", "x"]);
 }
 
+#[test]
+fn headers_that_are_taken_without_their_names_are_noticed() {
+    let has_unnamed = |text| Expression::parse(text).unwrap().has_unnamed_headers;
+    for text in [
+        "request.headers['x-a']",
+        "request.headers.referer + response.trailers [ \"x\" ]",
+        "'x-a' in request.headers ? request.headers['x-a'].upperAscii() : 'none'",
+        "headers.map(h, h)",
+    ] {
+        assert!(!has_unnamed(text), "{text}");
+    }
+    for text in [
+        "request.headers",
+        "request.headers.map(name, request.headers[name])",
+        "response.headers['x-' + request.method]",
+        r"request.headers['\x61uthorization']",
+        "'x' in request.headers ? response.trailers.filter(k, true) : []",
+        "[request.headers][0]['authorization']",
+    ] {
+        assert!(has_unnamed(text), "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_is_an_expression_or_wrong_somewhere_in_it(text in "[a-b0-1.'\"\\\\(){}\\[\\]?:,!+ -/uxeä\n]{0,40}") {
