@@ -2,24 +2,23 @@
 //!
 //! What share of its requests a second can keep is said before the request that asks is looked at, from how many there
 //! were in the last second and how many records this one has already. So the weight 1 / share is right for each request by
-//! itself, and every sum of weights is right, whatever it is grouped by. Three quarters of the bound are for what the last
-//! second lets foresee, the rest for what it does not: the fuller the second, the smaller the share. Only what a full second
-//! refuses is missing from the sums.
+//! itself, and every sum of weights is right, whatever it is grouped by. Three quarters of the bound, or half of a small one,
+//! are for what the last second lets foresee, the rest for what it does not: the fuller the second, the smaller the share.
+//! Only what a full second refuses is missing from the sums.
 
 use super::Kind;
 
 const SECOND_NANO: u64 = 1_000_000_000;
 
-/// The part of the bound that is for what the last second lets foresee.
-const FORESEEN: f64 = 0.75;
-
-/// The share is halved so many times for each whole bound of records beyond what was foreseen, 12 times in what is left.
-const HALVINGS: f64 = 48.0;
+/// How often the share is halved while what is not foreseen fills up.
+const HALVINGS: f64 = 12.0;
 
 /// Counts seconds.
 #[derive(Debug, Clone)]
 pub(super) struct Limiter {
     max_per_second: f64,
+    /// How many of these are for what the last second lets foresee.
+    foreseen: f64,
     /// Since the epoch.
     second: u64,
     admitted: f64,
@@ -33,8 +32,12 @@ pub(super) struct Limiter {
 
 impl Limiter {
     pub(super) fn new(max_per_second: usize) -> Self {
+        let max_per_second = max_per_second as f64;
+        // Of a few records chance alone makes some more or less, by the root of how many there are.
+        let share = (1.0 - 2.2 / max_per_second.sqrt()).clamp(0.5, 0.75);
         Self {
-            max_per_second: max_per_second as f64,
+            max_per_second,
+            foreseen: max_per_second * share,
             second: 0,
             admitted: 0.0,
             always: 0.0,
@@ -71,8 +74,8 @@ impl Limiter {
     /// Each tenfold of a sudden load takes as many records as the one before, and a second is full after some 120 times as
     /// many requests as it may have records.
     fn damping(&self) -> f64 {
-        let unforeseen = (self.admitted / self.max_per_second - FORESEEN).max(0.0);
-        (-HALVINGS * unforeseen).exp2()
+        let unforeseen = (self.admitted - self.foreseen).max(0.0);
+        (-HALVINGS * unforeseen / (self.max_per_second - self.foreseen)).exp2()
     }
 
     fn begin(&mut self, second: u64) {
@@ -80,7 +83,7 @@ impl Limiter {
             // After a second without any request there is nothing to go by.
             (self.always, self.ordinary) = (0.0, 0.0);
         }
-        let room = self.max_per_second * FORESEEN;
+        let room = self.foreseen;
         // Ordinary requests make room for the others first, but for a rest: a share of 0 would have no weight.
         let ordinary_room = (room - self.always).max(room / 8.0);
         self.always_scale = (room / self.always).min(1.0);
