@@ -407,6 +407,17 @@ fn the_ratio_is_lowered_by_the_last_second_and_that_of_failed_requests_last() {
 }
 
 #[test]
+fn bounds_of_all_sizes_stand_thirty_times_as_many_requests() {
+    for bound in [10, 20, 30, 50, 77, 150, 400] {
+        let logs = format!(r#""logs":{{"sample_by":"random","max_records_per_second":{bound}}}"#);
+        let outcome = simulate(&logs, 11, 40, |_, chance| requests_of(&ORDINARY, 30 * bound, chance));
+        outcome.assert_unbiased();
+        assert!(outcome.rate_limited <= 40 * bound as u64 / 100, "{bound}: {}", outcome.rate_limited);
+        assert!(outcome.most_records <= bound as u64, "{bound}");
+    }
+}
+
+#[test]
 fn what_three_quarters_of_the_bound_can_hold_is_kept_whole() {
     let outcome = simulate(&bounded("random"), 3, 20, |_, chance| requests_of(&ORDINARY, 75, chance));
     assert_eq!(outcome.sums["all"].weights, 20.0 * 75.0);
