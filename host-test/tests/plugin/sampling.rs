@@ -189,7 +189,7 @@ fn expressions_and_single_properties_give_equal_bytes() {
     let metrics = json!({"interval": "1s"});
     // Where there is a list at all, and for which requests.
     for (config, lists_all, lists_kept) in [
-        (config(), false, false),
+        (config(), true, false),
         (json!({"metrics": metrics}), true, true),
         (json!({"metrics": metrics, "logs": half("trace")}), false, true),
         (json!({"metrics": {"enabled": false}, "logs": half("request")}), false, true),
