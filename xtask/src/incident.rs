@@ -58,6 +58,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CLOSED_SETTLE: Duration = Duration::from_secs(900);
 /// How long all others may, in all forms alike. In-request could go on for hours there.
 const SETTLE: Duration = Duration::from_secs(45);
+/// How long those of an outage may, in all forms alike: what has piled up is written through stalls.
+const OUTAGE_SETTLE: Duration = Duration::from_secs(240);
 /// How often it is said which lanes are not done yet.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -202,6 +204,7 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<Report> {
     eprintln!("written to `{}`", out.display());
     let broken = report.broken_promises();
     ensure!(broken.is_empty(), "not every record is where it was promised to be: {}", broken.join("; "));
+    ensure!(report.unanswered.is_empty(), "unanswered: {}", report.unanswered.join("; "));
     Ok(report)
 }
 
@@ -230,8 +233,14 @@ async fn play(
     }
     for question in Question::ALL.into_iter().filter(|_| options.wants(Part::Questions)) {
         stand.say(question.name());
-        let answers = question.answer(stand, options).await.context(question.name())?;
-        report.questions.extend(answers);
+        match question.answer(stand, options).await.context(question.name()) {
+            Ok(answers) => report.questions.extend(answers),
+            // The others are asked all the same: each takes minutes.
+            Err(error) => {
+                stand.say(&format!("  unanswered: {error:#}"));
+                report.unanswered.push(format!("{error:#}"));
+            }
+        }
         report.part_is_over(question.name(), vigil.longest_ms(), out)?;
     }
     stand.say("done");

@@ -251,10 +251,12 @@ impl Lane {
     /// Records in a queue that outlives the application; a call of the database may be under way besides.
     async fn queued(&self) -> anyhow::Result<u64> {
         let Some(collector) = &self.collector else { return Ok(0) };
+        // In the order in which records go, so that none is on its way from what is not yet looked at to what was.
+        let pending = self.envoy.accounting().await?.pending;
         let received = collector.accounting().await?;
         Ok(match &self.database {
             Some(database) => received.received.saturating_sub(database.position().await?),
-            None => self.envoy.accounting().await?.pending + received.queued,
+            None => pending + received.queued,
         })
     }
 
@@ -297,9 +299,16 @@ impl Lane {
         }
         figures.settled_after_seconds = begin.elapsed().as_secs_f64();
         figures.application = self.last_application_stats().await?;
-        figures.records.in_memory = figures.application.waiting;
-        figures.records.queued = self.queued().await?;
-        figures.records.dropped = self.envoy.accounting().await?.dropped_total();
+        let accounting = self.envoy.accounting().await?;
+        let queued = self.queued().await?;
+        figures.records = Records {
+            queued,
+            in_memory: figures.application.waiting,
+            in_memory_is_lost: self.stats_before_death.is_some(),
+            unseen: figures.ends.requests.saturating_sub(accounting.captured),
+            dropped: accounting.dropped_total(),
+            ..Records::of(&figures.samples, &self.stored_requests().await?)
+        };
         figures.stalls = match (&self.database, self.staller.take()) {
             (Some(database), _) => database.stalled().await?,
             (None, Some(staller)) => tokio::task::spawn_blocking(|| staller.end()).await??,

@@ -30,6 +30,8 @@ pub struct Answer {
     pub question: String,
     /// What was done.
     pub how: String,
+    /// How long its records had to arrive, in all forms alike.
+    pub settle_seconds: u64,
     /// Each form's figures.
     pub figures: Vec<Figures>,
 }
@@ -96,6 +98,7 @@ async fn death(stand: Stand<'_>, options: &Options) -> anyhow::Result<Answer> {
             options.rate,
             ORDINARY_DEATH.as_secs()
         ),
+        settle_seconds: stand.settle.as_secs(),
         figures,
     })
 }

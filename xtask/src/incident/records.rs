@@ -26,6 +26,10 @@ pub struct Records {
     pub queued: u64,
     /// Records in the application's memory only.
     pub in_memory: u64,
+    /// Whether the application is dead, and what was in its memory with it.
+    pub in_memory_is_lost: bool,
+    /// Requests that Envoy's plugin has not seen: where their clients left before Envoy had heard of them.
+    pub unseen: u64,
     /// Records that the plugin says it dropped.
     pub dropped: u64,
 }
@@ -45,16 +49,23 @@ impl Records {
         }
     }
 
+    /// Requests without a record that will not get one any more.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let in_memory = if self.in_memory_is_lost { 0 } else { self.in_memory };
+        self.missing.saturating_sub(self.queued + in_memory)
+    }
+
     /// Records that the form promises and that are nowhere, or at the edge, which promises each once, there twice. A request
     /// that writes its log itself promises it by its answer; so does the queue, which may still hold it. The edge promises a
-    /// record of every request, or to count it.
+    /// record of every request that Envoy hears of, or to count it.
     #[must_use]
     pub fn broken_promises(&self, form: Form) -> u64 {
         match form {
             Form::NoLogging => 0,
             Form::InRequest => self.answered_missing,
             Form::ApplicationQueue => self.answered_missing.saturating_sub(self.queued),
-            Form::Edge => self.missing.saturating_sub(self.dropped + self.queued) + self.twice,
+            Form::Edge => self.missing.saturating_sub(self.dropped + self.queued + self.unseen) + self.twice,
         }
     }
 }
@@ -94,6 +105,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_living_memory_or_in_a_queue_is_not_lost_yet() {
+        let records = Records { missing: 10, queued: 3, in_memory: 5, ..Records::default() };
+        assert_eq!(records.lost(), 2);
+        assert_eq!(Records { in_memory_is_lost: true, ..records }.lost(), 7);
+    }
+
+    #[test]
     fn a_promise_is_broken_by_what_is_nowhere() {
         let records =
             Records { missing: 10, answered_missing: 4, queued: 3, dropped: 5, ..Records::default() };
@@ -101,6 +119,7 @@ mod tests {
         assert_eq!(records.broken_promises(Form::InRequest), 4);
         assert_eq!(records.broken_promises(Form::ApplicationQueue), 1);
         assert_eq!(records.broken_promises(Form::Edge), 2);
+        assert_eq!(Records { unseen: 1, ..records }.broken_promises(Form::Edge), 1);
         assert_eq!(Records { twice: 1, ..Records::default() }.broken_promises(Form::Edge), 1);
     }
 }

@@ -7,14 +7,17 @@ use std::{collections::BTreeMap, fs, path::Path};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use crate::incident::{
-    CLOSED_SETTLE, Options, PATIENCE, SETTLE,
-    figures::Figures,
-    form::ServiceTimes,
-    noise::Noise,
-    plot::{self, Caption},
-    questions::Answer,
-    stall::Stalls,
+use crate::{
+    fetch::ENVOY_1_40,
+    incident::{
+        CLOSED_SETTLE, Options, PATIENCE, SETTLE,
+        figures::Figures,
+        form::ServiceTimes,
+        noise::Noise,
+        plot::{self, Caption},
+        questions::Answer,
+        stall::Stalls,
+    },
 };
 
 /// Everything that came out.
@@ -50,6 +53,10 @@ pub struct Report {
     pub open_noise: Vec<Noise>,
     /// The open questions.
     pub questions: Vec<Answer>,
+    /// Questions that something failed in, with the reason.
+    pub unanswered: Vec<String>,
+    /// What it ran on.
+    pub machine: String,
 }
 
 impl Report {
@@ -72,6 +79,8 @@ impl Report {
             open: Vec::new(),
             open_noise: Vec::new(),
             questions: Vec::new(),
+            unanswered: Vec::new(),
+            machine: machine(),
         }
     }
 
@@ -141,6 +150,15 @@ impl Report {
     }
 }
 
+/// Processors, their model, and what runs on them.
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("of an unknown model", |(_, model)| model);
+    format!("{processors} processors ({model}), Envoy {} and PostgreSQL, all on loopback", ENVOY_1_40.version)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -179,6 +197,7 @@ mod tests {
         let answer = |form| Answer {
             question: "The application is killed".to_owned(),
             how: String::new(),
+            settle_seconds: 1,
             figures: vec![figures(form, lost)],
         };
         let report = Report { questions: vec![answer(Form::InRequest), answer(Form::NoLogging)], ..report() };

@@ -34,26 +34,33 @@ struct Loaded {
     busy_percent: f64,
 }
 
-/// All forms at the same time.
+/// One form after the other, for at such rates they would take the processors from each other.
 pub(super) async fn more(stand: Stand<'_>, options: &Options) -> anyhow::Result<Answer> {
-    let forms = [Form::NoLogging].into_iter().chain(LOGGING);
-    let loaded = loaded(stand, options, TEN, forms, options.service_times()).await?;
+    let (mut figures, mut busy) = (Vec::new(), Vec::new());
+    for form in [Form::NoLogging].into_iter().chain(LOGGING) {
+        let loaded = loaded(stand, options, TEN, form, options.service_times()).await?;
+        busy.push(loaded.busy(form));
+        figures.extend(loaded.figures);
+    }
+    convoy::count(&mut figures, stand.stalls.duration);
     Ok(Answer {
         question: format!("{TEN} times the load"),
         how: format!(
-            "{}, all forms at the same time; the processors were busy to {:.0} %.",
+            "{}, one form after the other. The processors were busy meanwhile: {}.",
             load(options, TEN),
-            loaded.busy_percent
+            busy.join(", ")
         ),
-        figures: loaded.figures,
+        settle_seconds: stand.settle.as_secs(),
+        figures,
     })
 }
 
-/// One form after the other, for at such rates they would take the processors from each other.
+/// Likewise, at the highest multiple at which the machine has room for logging. Who was held up is not counted: where
+/// processors are short, it is by them.
 pub(super) async fn much_more(stand: Stand<'_>, options: &Options) -> anyhow::Result<Answer> {
     let (mut tried, mut busy, mut figures, mut times) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for multiple in MULTIPLES {
-        let bound = loaded(stand, options, multiple, [Form::NoLogging], options.light()).await?;
+        let bound = loaded(stand, options, multiple, Form::NoLogging, options.light()).await?;
         let has_room = bound.has_room();
         tried.push(format!("at {multiple} times {}", bound.describe()));
         (times, busy) = (multiple, vec![bound.busy(Form::NoLogging)]);
@@ -63,14 +70,18 @@ pub(super) async fn much_more(stand: Stand<'_>, options: &Options) -> anyhow::Re
         }
     }
     for form in LOGGING {
-        let loaded = loaded(stand, options, times, [form], options.light()).await?;
+        let loaded = loaded(stand, options, times, form, options.light()).await?;
         busy.push(loaded.busy(form));
         figures.extend(loaded.figures);
     }
-    convoy::count(&mut figures, stand.stalls.duration);
+    figures.iter_mut().for_each(|of| of.convoys = None);
     let ServiceTimes { median_ms, mean_ms, .. } = options.light();
+    let asked = MULTIPLES[0];
     Ok(Answer {
-        question: format!("{} times the load", MULTIPLES[0]),
+        question: match times == asked {
+            true => format!("{asked} times the load"),
+            false => format!("{asked} times the load: shown at {times} times"),
+        },
         how: format!(
             "Here the work takes a median of {median_ms} ms and a mean of {mean_ms} ms, so that what is loaded is the log's way. \
              Users, Envoy, application and databases share the machine, so it was asked without any logging first: {}. What \
@@ -80,6 +91,7 @@ pub(super) async fn much_more(stand: Stand<'_>, options: &Options) -> anyhow::Re
             load(options, times),
             busy.join(", ")
         ),
+        settle_seconds: stand.settle.as_secs(),
         figures,
     })
 }
@@ -88,11 +100,11 @@ async fn loaded(
     stand: Stand<'_>,
     options: &Options,
     times: u32,
-    forms: impl IntoIterator<Item = Form>,
+    form: Form,
     service_times: ServiceTimes,
 ) -> anyhow::Result<Loaded> {
     let load = options.open(options.rate * times, lasts(options), patience(options, times));
-    let cases = forms.into_iter().map(|form| (Setup::of(form, service_times), load));
+    let cases = [(Setup::of(form, service_times), load)];
     let busy_percent = Cell::new(0.0);
     let figures = side_by_side(stand, cases, async |lane: &mut Lane, load| {
         let before = ProcessorTime::now()?;

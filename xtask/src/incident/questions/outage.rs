@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::incident::{
-    Options, PATIENCE,
+    OUTAGE_SETTLE, Options, PATIENCE,
     form::{Form, QUEUE_ENTRIES, Setup},
     lane::{Lane, Stand},
     load::Sample,
@@ -33,6 +33,8 @@ enum Victim {
 }
 
 pub(super) async fn outages(stand: Stand<'_>, options: &Options) -> anyhow::Result<Vec<Answer>> {
+    let stand = Stand { settle: OUTAGE_SETTLE, ..stand };
+    let settle_seconds = stand.settle.as_secs();
     let setup = |form| Setup::of(form, options.service_times());
     let (queue, edge) = (setup(Form::ApplicationQueue), setup(Form::Edge));
     let full_queue = Setup { queue_entries: FEW_ENTRIES, ..queue.clone().named("application queue, full") };
@@ -60,6 +62,7 @@ pub(super) async fn outages(stand: Stand<'_>, options: &Options) -> anyhow::Resu
                  is full for nearly all of that, it has {FEW_ENTRIES} entries instead of {QUEUE_ENTRIES}, and the plugin's \
                  32 KiB for each worker instead of 16 MiB."
             ),
+            settle_seconds,
             figures: full,
         },
         Answer {
@@ -69,6 +72,7 @@ pub(super) async fn outages(stand: Stand<'_>, options: &Options) -> anyhow::Resu
                  batch job of the application queue, its queue (the collector), and the collector of the edge. All queues as \
                  large as they are meant to be."
             ),
+            settle_seconds,
             figures: dead,
         },
     ])

@@ -52,9 +52,12 @@ impl Report {
                 "\n## {}\n\n{} Records had up to {} s to arrive after a form's last answer, in each form.\n\n{}",
                 answer.question,
                 answer.how,
-                self.settle_seconds,
+                answer.settle_seconds,
                 tables(&answer.figures),
             );
+        }
+        for reason in &self.unanswered {
+            text += &format!("\n## Unanswered\n\n{reason}\n");
         }
         text
     }
@@ -73,17 +76,21 @@ impl Report {
              - **Stalls**: a call of the database stalls for {duration:?} with probability {probability}. In-request and the \
              application queue write to PostgreSQL, where a trigger sleeps: for each statement, which is one row in a request and \
              a batch in the batch job. The edge writes to the collector's own database, SQLite, whose write lock is held from \
-             outside after each batch that drew a stall, so that the next one waits; acknowledgements wait with it. With *stalls \
-             per row* each row of a batch draws. The queue of the application queue, a collector of its own, does not stall: it is \
+             outside after each batch that drew a stall, so that the next one waits; acknowledgements wait with it. What it stores in \
+             one transaction may be many batches, each of which draws. With *stalls per row* each row of a batch draws. The queue of the application queue, a collector of its own, does not stall: it is \
              not the database.\n\
              - **Time** counts from when a request was due, so waiting to be sent is part of it.\n\
              - **Held up** is a request that took over {threshold_ms} ms longer than the same request did without logging (the median \
              of the copies): measured by the clients, in all forms alike. Requests that were held up at the same time are a \
-             convoy. Its first waits for its own log, all behind it *wait for another's*. The machine \
-             itself holds up some requests: so the copies of no logging are counted, too.\n\
+             convoy. Its first waits for its own log, all *behind it* for another's, where there is a lock: in-request, and in \
+             the application queue when requests write after all. Elsewhere no request waits for a log, and what is held up is \
+             held up by the machine; so it is in the copies of no logging, which are counted, too.\n\
+             - **Lost** are requests without a record that will not get one any more: not in a queue, nor in the memory of a \
+             living application.\n\
              - **All forms run at the same time** if nothing else is said, each with its own users, application, Envoy and \
              database.\n\
-             - **The machine** is in all figures: this command, which needs next to nothing, was late by at most: {}.\n",
+             - **The machine**, {}, is in all figures: this command, which needs next to nothing, was late by at most: {}.\n",
+            self.machine,
             late.join(", ")
         )
     }
@@ -116,7 +123,7 @@ fn latencies(figures: &[Figures]) -> String {
         "P99.9",
         "max",
         "held up",
-        "waited for another's log",
+        "behind another",
         "convoys / largest",
     ];
     table::render(&header, rows)
@@ -164,6 +171,7 @@ fn records(figures: &[Figures]) -> String {
             records.twice.to_string(),
             records.missing.to_string(),
             records.answered_missing.to_string(),
+            records.lost().to_string(),
             records.queued.to_string(),
             records.in_memory.to_string(),
             records.dropped.to_string(),
@@ -178,6 +186,7 @@ fn records(figures: &[Figures]) -> String {
         "twice",
         "not stored",
         "of these answered 200",
+        "lost",
         "still queued",
         "in the application's memory",
         "dropped and counted",
@@ -255,7 +264,9 @@ fn noise(noise: &[Noise], figures: &[Figures]) -> String {
         "How near the edge is to no logging: {copies} copies of *no logging* ran at the same time. The same request takes the same \
          service time in each lane, so lanes are compared on the same requests. These were drawn anew 1,000 times, with \
          replacement (a paired bootstrap). *Noise* is by how much one copy then differed from the mean of the others, in 95 of \
-         100 cases; the edge is within it when its difference from the mean of all copies lies there. {verdict}\n\n{}",
+         100 draws; it holds what the copies differ by and the chance of the draw, so it is rather wide. The edge is within it when \
+         its difference from the mean of all copies lies there; one line of ten may lie outside by chance, and a difference \
+         whose own range holds 0 is none that can be seen. {verdict}\n\n{}",
         table::render(&header, rows)
     )
 }
