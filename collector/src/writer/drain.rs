@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use rusqlite::{Connection, params};
 
 use super::Writer;
-use crate::batch_id::BatchId;
+use crate::batch_id;
 use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::drops::Dropped;
@@ -65,9 +65,7 @@ impl Writer {
 /// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
 fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let mut change = if is_new(connection, batch, now)? {
-        if let Some(batch_id) = batch_id(batch)
-            && let Some((sender, sequence)) = batch_id.sequence()
-        {
+        if let Some((sender, sequence)) = batch.batch_id.as_deref().and_then(batch_id::sequence) {
             senders::note(connection, sender, sequence, now)?;
         }
         store_or_set_aside(connection, batch, now)?
@@ -79,10 +77,6 @@ fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Res
     accounting::add(connection, batch.signal, change)?;
     inbox::remove(connection, id)?;
     Ok(change)
-}
-
-fn batch_id(batch: &Batch) -> Option<BatchId> {
-    batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
 }
 
 /// Claims the batch's id. Without one, every batch is new.
@@ -131,7 +125,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         connection,
         batch,
         now,
-        sender: batch_id(batch).and_then(|batch_id| batch_id.sender().map(str::to_owned)),
+        sender: batch.batch_id.as_deref().and_then(batch_id::sender),
         resource: Resource::default(),
         scope: InstrumentationScope::default(),
         origin: Origin::default(),
@@ -173,7 +167,7 @@ struct Rows<'a> {
     batch: &'a Batch,
     now: i64,
     /// None when the batch's id names none.
-    sender: Option<String>,
+    sender: Option<&'a str>,
     resource: Resource,
     scope: InstrumentationScope,
     origin: Origin,
@@ -277,7 +271,7 @@ impl metrics::Visitor for Rows<'_> {
 
     fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
         // By the batch's own name, which nobody else's drops can be told under. Without one, the door has refused it.
-        let Some(sender) = &self.sender else { return Ok(()) };
+        let Some(sender) = self.sender else { return Ok(()) };
         let outcome = store::drops::note(self.connection, sender, &dropped);
         self.settle_point(outcome, || {
             let sum = otlp::Sum {
