@@ -2,7 +2,8 @@
 //!
 //! In: batches from the inbox. Out: rows, senders' sequences, and the accounting, in the batches' own transaction. A
 //! batch whose id is already stored is counted as deduplicated; a record that the database refuses becomes a dead
-//! letter; cumulative points that say nothing new are counted as superseded.
+//! letter; cumulative points that say nothing new are counted as superseded, and so are drops of nobody that an older collector
+//! let in.
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -130,6 +131,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         scope: InstrumentationScope::default(),
         origin: Origin::default(),
         change: Accounting::default(),
+        anonymous: 0,
     };
     let walked = match batch.signal {
         Signal::Logs => logs::walk(&body, &mut rows),
@@ -137,7 +139,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         Signal::Traces => traces::walk(&body, &mut rows),
     };
     match walked {
-        Ok(()) => Ok(rows.change),
+        Ok(()) => Ok(rows.counted()),
         Err(Stop::Store(error)) => Err(error),
         Err(Stop::Malformed(error)) => Err(refused(error.to_string())),
     }
@@ -172,6 +174,8 @@ struct Rows<'a> {
     scope: InstrumentationScope,
     origin: Origin,
     change: Accounting,
+    /// How many points tell what nobody has dropped.
+    anonymous: i64,
 }
 
 impl ScopeVisitor for Rows<'_> {
@@ -197,6 +201,14 @@ impl ScopeVisitor for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// What became of the batch's records. Points of nobody are not among them, for the door refuses them; only where an
+    /// older collector has let them in they are, and nothing can be told of them.
+    fn counted(self) -> Accounting {
+        let Accounting { stored, dead_lettered, superseded, .. } = self.change;
+        let uncounted = self.batch.records.saturating_sub(stored + dead_lettered + superseded).max(0);
+        Accounting { superseded: superseded + self.anonymous.min(uncounted), ..self.change }
+    }
+
     /// Counts a record as stored, or sets aside what the database refused.
     fn settle(
         &mut self,
@@ -270,8 +282,11 @@ impl metrics::Visitor for Rows<'_> {
     }
 
     fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
-        // By the batch's own name, which nobody else's drops can be told under. Without one, the door has refused it.
-        let Some(sender) = self.sender else { return Ok(()) };
+        // By the batch's own name, which nobody else's drops can be told under.
+        let Some(sender) = self.sender else {
+            self.anonymous += 1;
+            return Ok(());
+        };
         let outcome = store::drops::note(self.connection, sender, &dropped);
         self.settle_point(outcome, || {
             let sum = otlp::Sum {
