@@ -2,8 +2,8 @@
 //!
 //! In: batches from the inbox. Out: rows, senders' sequences, and the accounting, in the batches' own transaction. A
 //! batch whose id is already stored is counted as deduplicated; a record that the database refuses becomes a dead
-//! letter; cumulative points that say nothing new are counted as superseded, and so are drops of nobody that an older collector
-//! let in.
+//! letter; cumulative points that say nothing new are counted as superseded, and so are drops of nobody that an
+//! older collector let in.
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
