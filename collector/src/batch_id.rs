@@ -2,7 +2,8 @@
 //!
 //! In: the header `x-offpath-batch`. Out: a key under which a batch is stored once, and for `<uuid>-<sequence>` also
 //! the sender and its sequence number, in which a gap means loss. A key of another shape still deduplicates, but
-//! names no sender. Requests without the header have no id and are never taken for duplicates.
+//! names no sender. Requests without the header have no id and are never taken for duplicates. Dead letters that are put
+//! back have keys of the store's own ([`of_letter`]), which no header can hold.
 
 /// The header that carries a batch id.
 pub const HEADER: &str = "x-offpath-batch";
@@ -10,8 +11,8 @@ pub const HEADER: &str = "x-offpath-batch";
 /// The longest batch id, in bytes.
 pub const MAX_BYTES: usize = 128;
 
-/// Between a batch's id and the number of its dead letter.
-const LETTER: char = '#';
+/// Between a batch's id and the number of its dead letter: what [`BatchId::parse`] refuses, so that no sender has such an id.
+const LETTER: char = ' ';
 
 /// A batch's id: 1 to [`MAX_BYTES`] visible ASCII characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -46,31 +47,29 @@ impl BatchId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// The sender's uuid, of a batch or of a dead letter of it.
-    #[must_use]
-    pub fn sender(&self) -> Option<&str> {
-        let batch = self.0.split_once(LETTER).map_or(self.0.as_str(), |(batch, _)| batch);
-        sequence(batch).map(|(sender, _)| sender)
-    }
-
-    /// The id of the batch's dead letter `letter` when that is put back: no duplicate of the batch, nor a number of its
-    /// sender's sequence, but still that sender's.
-    #[must_use]
-    pub fn of_letter(text: &str, letter: i64) -> String {
-        let batch = text.split_once(LETTER).map_or(text, |(batch, _)| batch);
-        format!("{batch}{LETTER}{letter}")
-    }
-
-    /// The sender's uuid and the sequence number, counted from 1, when the id is `<uuid>-<sequence>`.
-    #[must_use]
-    pub fn sequence(&self) -> Option<(&str, i64)> {
-        sequence(&self.0)
-    }
 }
 
-fn sequence(text: &str) -> Option<(&str, i64)> {
-    let (sender, sequence) = text.rsplit_once('-')?;
+/// The key of the dead letter `letter` of a batch that is stored under `key`, when it is put back: no duplicate of the
+/// batch, nor a number of its sender's sequence, but still that sender's.
+#[must_use]
+pub fn of_letter(key: &str, letter: i64) -> String {
+    format!("{}{LETTER}{letter}", batch(key))
+}
+
+/// The sender's uuid, of a batch that is stored under `key` or of a dead letter of it.
+#[must_use]
+pub fn sender(key: &str) -> Option<&str> {
+    sequence(batch(key)).map(|(sender, _)| sender)
+}
+
+fn batch(key: &str) -> &str {
+    key.split_once(LETTER).map_or(key, |(batch, _)| batch)
+}
+
+/// The sender's uuid and the sequence number, counted from 1, when `key` is `<uuid>-<sequence>`.
+#[must_use]
+pub fn sequence(key: &str) -> Option<(&str, i64)> {
+    let (sender, sequence) = key.rsplit_once('-')?;
     let digits = sequence.bytes().all(|byte| byte.is_ascii_digit()) && !sequence.starts_with('0');
     (digits && is_uuid(sender)).then(|| sequence.parse().ok())?.map(|sequence| (sender, sequence))
 }
@@ -91,8 +90,8 @@ mod tests {
 
     #[test]
     fn a_uuid_and_a_sequence_name_a_sender() {
-        let id = BatchId::parse(format!("{UUID}-17").as_bytes()).unwrap();
-        assert_eq!(id.sequence(), Some((UUID, 17)));
+        assert_eq!(sequence(&format!("{UUID}-17")), Some((UUID, 17)));
+        assert_eq!(sender(&format!("{UUID}-17")), Some(UUID));
     }
 
     #[test]
@@ -105,20 +104,26 @@ mod tests {
             &format!("{UUID}-+1"),
             &format!("x{UUID}-1"),
             &format!("{UUID}-9223372036854775808"),
+            &format!("{UUID}-17#3"),
         ] {
-            assert_eq!(BatchId::parse(text.as_bytes()).unwrap().sequence(), None, "{text}");
+            let id = BatchId::parse(text.as_bytes()).unwrap();
+            assert_eq!((sequence(id.as_str()), sender(id.as_str())), (None, None), "{text}");
         }
     }
 
     #[test]
     fn a_dead_letter_is_its_batchs_senders_and_has_no_place_in_the_sequence() {
-        let (first, again) = (format!("{UUID}-17#3"), format!("{UUID}-17#4"));
-        assert_eq!(BatchId::of_letter(&format!("{UUID}-17"), 3), first);
-        assert_eq!(BatchId::of_letter(&first, 4), again);
-        let id = BatchId::parse(first.as_bytes()).unwrap();
-        assert_eq!((id.sender(), id.sequence()), (Some(UUID), None));
-        assert_eq!(BatchId::parse(format!("{UUID}-17").as_bytes()).unwrap().sender(), Some(UUID));
-        assert_eq!(BatchId::parse(b"x#3").unwrap().sender(), None);
+        let first = of_letter(&format!("{UUID}-17"), 3);
+        assert_eq!((sender(&first), sequence(&first)), (Some(UUID), None));
+        assert_eq!(of_letter(&first, 4), of_letter(&format!("{UUID}-17"), 4));
+        assert_eq!(sender(&of_letter("x", 3)), None);
+    }
+
+    #[test]
+    fn no_header_can_hold_the_key_of_a_dead_letter() {
+        for id in [format!("{UUID}-17"), "run#1".to_owned()] {
+            assert!(BatchId::parse(of_letter(&id, 2).as_bytes()).is_err(), "{id}");
+        }
     }
 
     #[test]

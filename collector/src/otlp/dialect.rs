@@ -6,7 +6,8 @@
 //! - OpenTelemetry's semantic conventions, which offpath's plugin speaks; also as text, as Envoy's own loggers write it;
 //! - the fields of Envoy Gateway's default format (`x-envoy-origin-path`, `response_code`, `duration`, …) and of Istio's
 //!   JSON format (`path` instead): as attributes, as a structured body, or as a body that is a line of JSON. Both names mean
-//!   the path that the client asked for; where both are there, `path` is somebody's own field and may be a rewritten one;
+//!   the path that the client asked for; where both are there, `path` is somebody's own field and may be a rewritten one, or,
+//!   in a line, either may be a client's, so that neither is told where they differ;
 //! - a body that is a line of Envoy's default format, or of Istio's, which has three fields more in its middle.
 //!
 //! Envoy writes `-`, or nothing, for a missing value, 0 for the status of a request that got no answer, and durations in
@@ -144,7 +145,7 @@ impl AccessLog {
                 fields.contains_key("response_code").then(|| Self::of_fields(&fields))
             }
             any_value::Value::StringValue(line) if line.starts_with('{') => {
-                line.contains("\"response_code\"").then(|| serde_json::from_str(line).ok())?
+                line.contains("\"response_code\"").then(|| Self::of_json(line))?
             }
             any_value::Value::StringValue(line) => Self::of_line(line),
             _ => None,
@@ -164,6 +165,14 @@ impl AccessLog {
             trace_id: field("trace_id"),
             span_id: field("span_id"),
         }
+    }
+
+    /// Reads a line of JSON. Where its format has one of the names of the path, the other one may be what a client added.
+    fn of_json(line: &str) -> Option<Self> {
+        let log: Self = serde_json::from_str(line).ok()?;
+        let contradicts =
+            text(&log.origin_path).zip(text(&log.path)).is_some_and(|(one, other)| one != other);
+        Some(if contradicts { Self { origin_path: Value::Null, path: Value::Null, ..log } } else { log })
     }
 
     /// Reads `[start] "method path protocol" status flags …`, up to the duration: all that follows is the client's to

@@ -1,8 +1,9 @@
 //! The exemplars of a data point: requests that stand for what it counts.
 //!
-//! In: OTLP's `Exemplar`s, as many as a sender likes. Out: the slowest of each of [`PARTS`] parts of the range, so one of
-//! every part in which there are any, and the slowest of all among them. Dropped here, for nothing leads from them to a
-//! request: those without a valid trace id, without a time, or whose value is no finite number.
+//! In: OTLP's `Exemplar`s, as many as a sender likes. Out: those that lead to a request, and of those that are collected into
+//! [`Exemplars`] the slowest of each of [`PARTS`] parts of the range, so one of every part in which there are any, and the
+//! slowest of all among them. Dropped here, for nothing leads from them to a request: those without a valid trace id,
+//! without a time, or whose value is no finite number.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,12 @@ pub struct Exemplar {
 }
 
 impl Exemplar {
+    /// Those of a data point that lead to a request.
+    #[must_use]
+    pub fn of_point(list: &[otlp::Exemplar]) -> Vec<Self> {
+        list.iter().filter_map(Self::of).collect()
+    }
+
     fn of(exemplar: &otlp::Exemplar) -> Option<Self> {
         let value = match exemplar.value? {
             Value::AsDouble(value) => value,
@@ -48,14 +55,6 @@ impl Exemplar {
 pub struct Exemplars(BTreeMap<u8, Exemplar>);
 
 impl Exemplars {
-    /// Of what a data point brings.
-    #[must_use]
-    pub fn of_point(list: &[otlp::Exemplar]) -> Self {
-        let mut exemplars = Self::default();
-        list.iter().filter_map(Exemplar::of).for_each(|exemplar| exemplars.offer(exemplar));
-        exemplars
-    }
-
     /// Takes one in, if there is no slower one in its part.
     pub fn offer(&mut self, exemplar: Exemplar) {
         let kept = self.0.entry(part(exemplar.value)).or_insert(exemplar);
@@ -73,6 +72,14 @@ impl Exemplars {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl FromIterator<Exemplar> for Exemplars {
+    fn from_iter<I: IntoIterator<Item = Exemplar>>(list: I) -> Self {
+        let mut exemplars = Self::default();
+        list.into_iter().for_each(|exemplar| exemplars.offer(exemplar));
+        exemplars
     }
 }
 
@@ -98,7 +105,7 @@ mod tests {
     }
 
     fn told(list: &[otlp::Exemplar]) -> Vec<(u8, f64, u8)> {
-        let exemplars = Exemplars::of_point(list);
+        let exemplars: Exemplars = Exemplar::of_point(list).into_iter().collect();
         exemplars.slowest_first().map(|(part, kept)| (part, kept.value, kept.trace_id[0])).collect()
     }
 
@@ -147,11 +154,10 @@ mod tests {
             exemplar(f64::INFINITY, 1),
         ];
         for exemplar in without {
-            assert!(Exemplars::of_point(std::slice::from_ref(&exemplar)).is_empty(), "{exemplar:?}");
+            assert_eq!(Exemplar::of_point(std::slice::from_ref(&exemplar)), [], "{exemplar:?}");
         }
         let without_span = otlp::Exemplar { span_id: vec![0; 8], value: Some(Value::AsInt(2)), ..whole };
-        let exemplars = Exemplars::of_point(&[without_span]);
-        let (_, kept) = exemplars.slowest_first().next().unwrap();
+        let [kept] = Exemplar::of_point(&[without_span])[..] else { panic!() };
         assert_eq!((kept.span_id, kept.value), (None, 2.0));
     }
 }

@@ -8,7 +8,7 @@
 use opentelemetry_proto::tonic::metrics::v1::{ExponentialHistogramDataPoint, NumberDataPoint};
 
 use super::drops::{self, Dropped};
-use super::exemplars::Exemplars;
+use super::exemplars::Exemplar;
 use super::value::{Attributes, attributes};
 use super::wire::{self, Value};
 use super::{Levels, MAX_MESSAGE_BYTES, Malformed, ScopeVisitor, Validated, decode, walk_scopes};
@@ -49,7 +49,7 @@ pub struct Point {
     /// Their distribution.
     pub distribution: Distribution,
     /// Some of them, that lead to a trace.
-    pub exemplars: Exemplars,
+    pub exemplars: Vec<Exemplar>,
 }
 
 /// Why a point is not stored.
@@ -220,7 +220,7 @@ impl Point {
             time_unix_nano,
             sum: point.sum.filter(|sum| sum.is_finite()),
             distribution: Distribution::from_point(point).map_err(|error| error.to_string())?,
-            exemplars: Exemplars::of_point(&point.exemplars),
+            exemplars: Exemplar::of_point(&point.exemplars),
         })
     }
 }

@@ -123,7 +123,7 @@ impl Door {
         let body = self.read(body, &mut permit).await?;
         let bytes = body.len() as u64;
         permit.shrink_to(bytes);
-        let names_sender = batch_id.as_ref().is_some_and(|batch_id| batch_id.sender().is_some());
+        let names_sender = batch_id.as_ref().is_some_and(|id| batch_id::sender(id.as_str()).is_some());
         let checked = self.check(signal, encoding, names_sender, body, permit).await?;
         let validated = checked.validated.clone();
         if validated.accepted > 0 || batch_id.is_some() {

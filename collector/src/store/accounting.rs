@@ -22,7 +22,8 @@ pub struct Accounting {
     pub dead_lettered: i64,
     /// Acknowledged and waiting to become rows.
     pub queued: i64,
-    /// Cumulative points older than one already stored, which say nothing new; other signals have none.
+    /// Cumulative points older than one already stored, which say nothing new, and drops of nobody that an older collector
+    /// let in; other signals have none.
     #[serde(skip_serializing_if = "is_zero")]
     pub superseded: i64,
     /// The size of what is queued.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::accounting::{self, Accounting};
 use super::inbox::{self, Batch};
 use super::{StoreError, TENANT};
-use crate::batch_id::BatchId;
+use crate::batch_id;
 use crate::encoding::Encoding;
 use crate::otlp::Signal;
 
@@ -84,7 +84,7 @@ pub fn list(connection: &Connection, limit: u32) -> Result<Vec<DeadLetter>, Stor
 }
 
 /// Moves dead letter `id` back into the inbox: `dead_lettered` falls and `queued` rises by its records, `received`
-/// stays. It goes under an id of its own ([`BatchId::of_letter`]), since its batch is stored and would make it a duplicate.
+/// stays. It goes under an id of its own ([`batch_id::of_letter`]), since its batch is stored and would make it a duplicate.
 /// Returns its number of records, or none when there is no such dead letter.
 ///
 /// # Errors
@@ -117,7 +117,7 @@ pub fn replay(connection: &mut Connection, id: i64) -> Result<Option<i64>, Store
             "dead letter {id} has the unknown kind `{signal}`, `{encoding}`"
         )));
     };
-    let batch_id = batch_id.map(|text| BatchId::of_letter(&text, id));
+    let batch_id = batch_id.map(|key| batch_id::of_letter(&key, id));
     let batch = Batch { signal, batch_id, received_unix_nano, encoding, decoded_bytes, records, body };
     inbox::insert(&transaction, &batch)?;
     let change = Accounting {

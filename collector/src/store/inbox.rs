@@ -15,7 +15,7 @@ use crate::otlp::Signal;
 pub struct Batch {
     /// What it carries.
     pub signal: Signal,
-    /// The sender's name for it, if it has one.
+    /// The sender's name for it, if it has one, or the store's own, of a dead letter.
     pub batch_id: Option<String>,
     /// When it was received.
     pub received_unix_nano: i64,

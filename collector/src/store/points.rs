@@ -5,7 +5,8 @@
 //! metric, attributes): the difference is stored, and a later start time, or a count that fell, is a restart of the
 //! sender, whose point stands as it is. A cumulative point not newer than the last one says nothing new: it is dropped
 //! and counted as superseded. Intervals without measurements need no row. A stored point's exemplars go to
-//! [`super::exemplars`].
+//! [`super::exemplars`]; those that a cumulative point repeats from before the last one are dropped, since they are not of
+//! its interval.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use super::logs::{Origin, json, text};
 use super::{StoreError, TENANT, exemplars};
 use crate::distribution::Distribution;
+use crate::otlp::exemplars::Exemplars;
 use crate::otlp::metrics::{Metric, Point, Temporality};
 
 /// What became of a point.
@@ -43,12 +45,16 @@ pub fn insert(
     point: &Point,
 ) -> Result<Outcome, StoreError> {
     let (stream_id, last) = stream(connection, origin, metric, point)?;
-    let outcome = match metric.temporality {
-        Temporality::Delta => insert_delta(connection, stream_id, point)?,
-        Temporality::Cumulative => insert_cumulative(connection, stream_id, last, point)?,
+    // OTLP asks of exemplars to lie between a point's start and its end, and what is cumulative starts long ago.
+    let told_until = last.as_ref().map_or(0, |last| last.time_unix_nano);
+    let (outcome, told_until) = match metric.temporality {
+        Temporality::Delta => (insert_delta(connection, stream_id, point)?, 0),
+        Temporality::Cumulative => (insert_cumulative(connection, stream_id, last, point)?, told_until),
     };
     if outcome == Outcome::Stored {
-        exemplars::insert(connection, stream_id, point.time_unix_nano, &point.exemplars)?;
+        let of_interval = point.exemplars.iter().filter(|exemplar| exemplar.time_unix_nano > told_until);
+        let exemplars: Exemplars = of_interval.copied().collect();
+        exemplars::insert(connection, stream_id, point.time_unix_nano, &exemplars)?;
     }
     Ok(outcome)
 }
@@ -173,7 +179,6 @@ fn stream(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::otlp::exemplars::Exemplars;
     use crate::store::{in_memory, intern_resource};
 
     /// A cumulative point: its start and time in seconds, scale and buckets.
@@ -200,7 +205,7 @@ mod tests {
                 time_unix_nano: *time,
                 sum: Some(distribution.count() as f64),
                 distribution,
-                exemplars: Exemplars::default(),
+                exemplars: vec![],
             };
             insert(&connection, &origin, &metric, &point).unwrap()
         });

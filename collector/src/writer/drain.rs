@@ -2,7 +2,8 @@
 //!
 //! In: batches from the inbox. Out: rows, senders' sequences, and the accounting, in the batches' own transaction. A
 //! batch whose id is already stored is counted as deduplicated; a record that the database refuses becomes a dead
-//! letter; cumulative points that say nothing new are counted as superseded.
+//! letter; cumulative points that say nothing new are counted as superseded, and so are drops of nobody that an
+//! older collector let in.
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -12,7 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use rusqlite::{Connection, params};
 
 use super::Writer;
-use crate::batch_id::BatchId;
+use crate::batch_id;
 use crate::clock::now_unix_nano;
 use crate::encoding::Encoding;
 use crate::otlp::drops::Dropped;
@@ -65,9 +66,7 @@ impl Writer {
 /// Stores one batch, or skips it when it is stored already, and removes it from the inbox.
 fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Result<Accounting, StoreError> {
     let mut change = if is_new(connection, batch, now)? {
-        if let Some(batch_id) = batch_id(batch)
-            && let Some((sender, sequence)) = batch_id.sequence()
-        {
+        if let Some((sender, sequence)) = batch.batch_id.as_deref().and_then(batch_id::sequence) {
             senders::note(connection, sender, sequence, now)?;
         }
         store_or_set_aside(connection, batch, now)?
@@ -79,10 +78,6 @@ fn store_batch(connection: &Connection, id: i64, batch: &Batch, now: i64) -> Res
     accounting::add(connection, batch.signal, change)?;
     inbox::remove(connection, id)?;
     Ok(change)
-}
-
-fn batch_id(batch: &Batch) -> Option<BatchId> {
-    batch.batch_id.as_deref().and_then(|text| BatchId::parse(text.as_bytes()).ok())
 }
 
 /// Claims the batch's id. Without one, every batch is new.
@@ -131,11 +126,12 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         connection,
         batch,
         now,
-        sender: batch_id(batch).and_then(|batch_id| batch_id.sender().map(str::to_owned)),
+        sender: batch.batch_id.as_deref().and_then(batch_id::sender),
         resource: Resource::default(),
         scope: InstrumentationScope::default(),
         origin: Origin::default(),
         change: Accounting::default(),
+        anonymous: 0,
     };
     let walked = match batch.signal {
         Signal::Logs => logs::walk(&body, &mut rows),
@@ -143,7 +139,7 @@ fn store_records(connection: &Connection, batch: &Batch, now: i64) -> Result<Acc
         Signal::Traces => traces::walk(&body, &mut rows),
     };
     match walked {
-        Ok(()) => Ok(rows.change),
+        Ok(()) => Ok(rows.counted()),
         Err(Stop::Store(error)) => Err(error),
         Err(Stop::Malformed(error)) => Err(refused(error.to_string())),
     }
@@ -173,11 +169,13 @@ struct Rows<'a> {
     batch: &'a Batch,
     now: i64,
     /// None when the batch's id names none.
-    sender: Option<String>,
+    sender: Option<&'a str>,
     resource: Resource,
     scope: InstrumentationScope,
     origin: Origin,
     change: Accounting,
+    /// How many points tell what nobody has dropped.
+    anonymous: i64,
 }
 
 impl ScopeVisitor for Rows<'_> {
@@ -203,6 +201,14 @@ impl ScopeVisitor for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// What became of the batch's records. Points of nobody are not among them, for the door refuses them; only where an
+    /// older collector has let them in they are, and nothing can be told of them.
+    fn counted(self) -> Accounting {
+        let Accounting { stored, dead_lettered, superseded, .. } = self.change;
+        let uncounted = self.batch.records.saturating_sub(stored + dead_lettered + superseded).max(0);
+        Accounting { superseded: superseded + self.anonymous.min(uncounted), ..self.change }
+    }
+
     /// Counts a record as stored, or sets aside what the database refused.
     fn settle(
         &mut self,
@@ -276,8 +282,11 @@ impl metrics::Visitor for Rows<'_> {
     }
 
     fn dropped(&mut self, dropped: Dropped, otlp: otlp::NumberDataPoint) -> Result<(), Stop> {
-        // By the batch's own name, which nobody else's drops can be told under. Without one, the door has refused it.
-        let Some(sender) = &self.sender else { return Ok(()) };
+        // By the batch's own name, which nobody else's drops can be told under.
+        let Some(sender) = self.sender else {
+            self.anonymous += 1;
+            return Ok(());
+        };
         let outcome = store::drops::note(self.connection, sender, &dropped);
         self.settle_point(outcome, || {
             let sum = otlp::Sum {

@@ -77,6 +77,32 @@ fn a_refused_record_is_set_aside_alone_and_can_be_replayed() {
 }
 
 #[test]
+fn a_replayed_record_takes_no_name_that_a_sender_could_give_a_batch() {
+    let data = tempdir().unwrap();
+    let folder = data.path().to_str().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    refuse_poison(data.path());
+    // The second dead letter is of `run#1`, and `run#2` is a batch beside it, as `run#3` will be.
+    for batch_id in ["first", "run#1"] {
+        assert_eq!(collector.logs(&logs_of(vec![record("poison")]), Some(batch_id)).status, 200);
+    }
+    assert_eq!(collector.logs(&numbered("second", 1), Some("run#2")).status, 200);
+    let expected = json!({"received": 3, "stored": 1, "deduplicated": 0, "dead_lettered": 2, "queued": 0});
+    assert_eq!(collector.settled(), expected);
+    assert!(run(&["dead-letters", "replay", "--data", folder, "2"]).0);
+    eventually("the third dead letter", || {
+        run(&["dead-letters", "list", "--data", folder]).1.contains("\n3\t").then_some(())
+    });
+    Connection::open(data.path().join("offpath.db")).unwrap().execute_batch("DROP TRIGGER refuse").unwrap();
+    assert!(run(&["dead-letters", "replay", "--data", folder, "--all"]).0);
+    let expected = json!({"received": 3, "stored": 3, "deduplicated": 0, "dead_lettered": 0, "queued": 0});
+    eventually("the replayed records", || (collector.json("/api/accounting") == expected).then_some(()));
+    assert_eq!(collector.logs(&numbered("third", 1), Some("run#3")).status, 200);
+    let expected = json!({"received": 4, "stored": 4, "deduplicated": 0, "dead_lettered": 0, "queued": 0});
+    assert_eq!(collector.settled(), expected);
+}
+
+#[test]
 fn records_that_no_row_can_hold_are_set_aside_and_their_neighbours_are_stored() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);

@@ -52,6 +52,40 @@ fn drops_of_nobody_are_refused_and_told_so() {
 }
 
 #[test]
+fn drops_of_nobody_that_an_older_collector_let_in_are_superseded() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let drops = |time| sum("offpath.records.dropped", time, number_data_point::Value::AsInt(3));
+    let mut queued = metrics_of(DELTA, vec![point(T0, T0 + 1, vec![], &[0.1])]);
+    queued.resource_metrics[0].scope_metrics[0].metrics.push(drops(T0 + 1));
+    let (queued, letter) = (queued.encode_to_vec(), metrics_with(vec![drops(T0 + 2)]).encode_to_vec());
+    // As it counted them: two points that wait, and one that was set aside.
+    let mut connection = Connection::open(data.path().join("offpath.db")).unwrap();
+    let transaction = connection.transaction().unwrap();
+    let columns = "tenant, signal, encoding, decoded_bytes, records, body";
+    let sql = format!(
+        "INSERT INTO inbox ({columns}, received_unix_nano)
+         VALUES ('default', 'metrics', 'identity', length(?1), 2, ?1, 1)"
+    );
+    transaction.execute(&sql, [&queued]).unwrap();
+    let sql = format!(
+        "INSERT INTO dead_letters ({columns}, dead_unix_nano, reason)
+         VALUES ('default', 'metrics', 'identity', length(?1), 1, ?1, 1, 'poison')"
+    );
+    transaction.execute(&sql, [&letter]).unwrap();
+    let sql = "UPDATE accounting SET received = 3, dead_lettered = 1, queued = 2, queued_bytes = ?1
+               WHERE signal = 'metrics'";
+    transaction.execute(sql, [queued.len() as i64]).unwrap();
+    transaction.commit().unwrap();
+    let folder = data.path().to_str().unwrap();
+    assert!(run(&["dead-letters", "replay", "--data", folder, "1"]).0);
+    let expected = serde_json::json!({
+        "received": 3, "stored": 1, "superseded": 2, "deduplicated": 0, "dead_lettered": 0, "queued": 0
+    });
+    assert_eq!(collector.settled_signal("metrics"), expected);
+}
+
+#[test]
 fn a_dead_letter_of_drops_that_is_put_back_is_its_senders_still() {
     let data = tempdir().unwrap();
     let collector = Collector::start(data.path(), &[]);

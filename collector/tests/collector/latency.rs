@@ -200,7 +200,7 @@ fn the_slowest_requests_of_each_point_lead_to_their_traces() {
         point.exemplars = exemplars.to_vec();
         point
     };
-    let many: Vec<_> = (0..200).map(|n| exemplar(5, 0.010 + f64::from(n) * 1e-6, 9)).collect();
+    let many: Vec<_> = (0..200).map(|n| exemplar(35, 0.010 + f64::from(n) * 1e-6, 9)).collect();
     for points in [
         vec![
             with(
@@ -212,7 +212,7 @@ fn the_slowest_requests_of_each_point_lead_to_their_traces() {
         // Told late, it says nothing of what the later one has not told.
         vec![with(point(T0, at(20), series("/b", 200), &[3.0]), &[exemplar(3, 3.5, 4)])],
         vec![with(point(T0, at(60), series("/a", 200), &[0.01, 2.0, 0.012]), &many)],
-        vec![with(point(T0, at(61), series("/a", 200), &[0.01, 2.0, 0.012, 0.5]), &[exemplar(59, 0.5, 5)])],
+        vec![with(point(T0, at(61), series("/a", 200), &[0.01, 2.0, 0.012, 0.5]), &[exemplar(61, 0.5, 5)])],
     ] {
         assert_eq!(collector.metrics(&metrics_of(CUMULATIVE, points), None).status, 200);
     }
@@ -231,6 +231,26 @@ fn the_slowest_requests_of_each_point_lead_to_their_traces() {
     assert_eq!(exemplars(&collector.json(&format!("/api/latency?{from}"))), [[(0.010_199, 9)]]);
     let other = collector.json(&format!("/api/latency?{RANGE}&metric=other"));
     assert_eq!(other, json!({"series": []}));
+}
+
+#[test]
+fn what_a_cumulative_point_repeats_of_the_ones_before_it_is_not_of_its_interval() {
+    let data = tempdir().unwrap();
+    let collector = Collector::start(data.path(), &[]);
+    let (first, slower) = (exemplar(30, 0.4, 1), exemplar(20, 0.9, 2));
+    for (second, values, exemplars) in [
+        (30, &[0.4, 0.9][..], vec![first.clone(), slower.clone()]),
+        (90, &[0.4, 0.9, 0.5], vec![exemplar(70, 0.5, 3), first.clone(), slower.clone()]),
+        // Nothing was measured.
+        (150, &[0.4, 0.9, 0.5], vec![exemplar(70, 0.5, 3), first, slower]),
+    ] {
+        let mut point = point(T0, T0 + second * SECOND, series("/a", 200), values);
+        point.exemplars = exemplars;
+        assert_eq!(collector.metrics(&metrics_of(CUMULATIVE, vec![point]), None).status, 200);
+    }
+    stored(&collector, 3);
+    let all = collector.json(&format!("/api/latency?{RANGE}"));
+    assert_eq!(exemplars(&all), [[(0.9, 2)], [(0.5, 3)]]);
 }
 
 #[test]

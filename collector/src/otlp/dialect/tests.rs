@@ -134,14 +134,19 @@ fn the_fields_of_envoy_gateway_and_istio_are_read_as_attributes_as_a_map_and_as_
 }
 
 #[test]
-fn envoy_gateways_name_of_the_path_goes_before_another_one_wherever_both_are() {
-    let rewritten = ("path", "/v2/orders/7");
-    for fields in [[&GATEWAY[..], &[rewritten]].concat(), [&[rewritten][..], &GATEWAY].concat()] {
-        assert_eq!(of_fields(&fields), [gateway_request(), gateway_request(), gateway_request()]);
+fn envoy_gateways_name_of_the_path_goes_before_another_one_but_in_a_line() {
+    let (rewritten, same) = (("path", "/v2/orders/7"), ("path", "/orders/7?q=1"));
+    let without_path = Request { path: None, ..gateway_request() };
+    for (path, of_line) in [(rewritten, without_path), (same, gateway_request())] {
+        for fields in [[&GATEWAY[..], &[path]].concat(), [&[path][..], &GATEWAY].concat()] {
+            assert_eq!(of_fields(&fields), [gateway_request(), gateway_request(), of_line.clone()]);
+        }
     }
-    // Where it has no value, the other one is all there is.
+    // Where one has no value, the other one is all there is.
     let missing = [&ISTIO[..], &[("x-envoy-origin-path", "-")]].concat();
     assert_eq!(of_fields(&missing), [istio_request(), istio_request(), istio_request()]);
+    let missing = [&GATEWAY[..], &[("path", "-")]].concat();
+    assert_eq!(of_fields(&missing), [gateway_request(), gateway_request(), gateway_request()]);
 }
 
 #[test]
@@ -156,8 +161,13 @@ fn a_client_adds_no_fields_to_a_line_of_json() {
         let line = json(&GATEWAY).replace("curl/8.9.1", user_agent);
         assert_eq!(of_line(&line), Request::default(), "{line}");
     }
-    let line = json(&GATEWAY).replace("curl/8.9.1", "\",\"path\":\"/admin");
-    assert_eq!(of_line(&line), gateway_request(), "{line}");
+    // The other name of the path is no field that comes twice.
+    for (fields, request, added) in
+        [(GATEWAY, gateway_request(), "path"), (ISTIO, istio_request(), "x-envoy-origin-path")]
+    {
+        let line = json(&fields).replace("curl/8.9.1", &format!("x\",\"{added}\":\"/admin"));
+        assert_eq!(of_line(&line), Request { path: None, ..request }, "{line}");
+    }
 }
 
 #[test]
