@@ -1,4 +1,5 @@
 //! Percent-encoding and JSON's `\u0074`, of whatever depth: a URL within a URL is encoded twice, and one within that three times.
+//! How often a byte is encoded in the one way says nothing of the other: what ends a value in JSON may be a part of it in a URL.
 
 use std::ops::RangeFrom;
 
@@ -13,13 +14,37 @@ pub(super) struct Unit {
     pub(super) byte: u8,
     /// How many bytes of the text stand for it: 216 at most.
     len: u8,
-    /// How often it is encoded.
-    pub(super) depth: u8,
+    pub(super) depth: Depth,
+}
+
+/// How often a byte is encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Depth {
+    pub(super) percent: u8,
+    pub(super) json: u8,
+}
+
+impl Depth {
+    /// Of bytes that are encoded no deeper than that.
+    pub(super) const PLAIN: Self = Self { percent: 0, json: 0 };
+
+    /// Whether it is encoded more often in one of the ways: what is so belongs to what the `other` began.
+    pub(super) fn is_within(self, other: Self) -> bool {
+        self.percent > other.percent || self.json > other.json
+    }
+
+    fn map(self, other: Self, choose: fn(u8, u8) -> u8) -> Self {
+        Self { percent: choose(self.percent, other.percent), json: choose(self.json, other.json) }
+    }
+
+    pub(super) fn min(self, other: Self) -> Self {
+        self.map(other, u8::min)
+    }
 }
 
 impl Unit {
     fn plain(byte: u8) -> Self {
-        Self { byte, len: 1, depth: 0 }
+        Self { byte, len: 1, depth: Depth::PLAIN }
     }
 
     /// How many bytes of the text stand for it.
@@ -73,7 +98,7 @@ impl<'t> Text<'t> {
 fn decoded(text: &[u8]) -> Vec<Unit> {
     let mut units: Vec<Unit> = text.iter().copied().map(Unit::plain).collect();
     let mut depth = 1;
-    while depth <= MAX_DEPTH && decode(&mut units, depth) {
+    while depth <= MAX_DEPTH && decode(&mut units) {
         depth += 1;
     }
     if depth == 1 {
@@ -84,12 +109,12 @@ fn decoded(text: &[u8]) -> Vec<Unit> {
 }
 
 /// Decodes `units` once more; whether there was an escape.
-fn decode(units: &mut Vec<Unit>, depth: u8) -> bool {
+fn decode(units: &mut Vec<Unit>) -> bool {
     let (mut from, mut to) = (0, 0);
     while let Some(rest) = units.get(from..)
         && let Some(first) = rest.first().copied()
     {
-        let (unit, taken) = escape(rest, depth).unwrap_or((first, 1));
+        let (unit, taken) = escape(rest).unwrap_or((first, 1));
         if let Some(place) = units.get_mut(to) {
             *place = unit;
         }
@@ -102,16 +127,23 @@ fn decode(units: &mut Vec<Unit>, depth: u8) -> bool {
 }
 
 /// The escape that `units` begin with, and of how many units it is.
-fn escape(units: &[Unit], depth: u8) -> Option<(Unit, usize)> {
-    let digits_at = match (units.first()?.byte, units.get(1..4)) {
-        (b'%', _) => 1,
-        (b'\\', Some([u, zero, other])) if [u.byte, zero.byte, other.byte] == *b"u00" => 4,
+fn escape(units: &[Unit]) -> Option<(Unit, usize)> {
+    let (digits_at, more) = match (units.first()?.byte, units.get(1..4)) {
+        (b'%', _) => (1, Depth { percent: 1, json: 0 }),
+        (b'\\', Some([u, zero, other])) if [u.byte, zero.byte, other.byte] == *b"u00" => {
+            (4, Depth { percent: 0, json: 1 })
+        }
         _ => return None,
     };
     let digit = |at: usize| (units.get(digits_at + at)?.byte as char).to_digit(16);
     let byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
     let taken = digits_at + 2;
-    let len = units.get(..taken)?.iter().map(|unit| unit.len).sum();
+    let units = units.get(..taken)?;
+    let len = units.iter().map(|unit| unit.len).sum();
+    let depth = units
+        .iter()
+        .fold(Depth::PLAIN, |depth, unit| depth.map(unit.depth, u8::max))
+        .map(more, u8::saturating_add);
     Some((Unit { byte, len, depth }, taken))
 }
 
@@ -134,7 +166,7 @@ fn spread(units: &mut Vec<Unit>, len: usize) {
 pub(super) fn decoded_once(text: &[u8]) -> Option<Vec<u8>> {
     memchr2(b'%', b'\\', text)?;
     let mut units: Vec<Unit> = text.iter().copied().map(Unit::plain).collect();
-    decode(&mut units, 1).then(|| units.into_iter().map(|unit| unit.byte).collect())
+    decode(&mut units).then(|| units.into_iter().map(|unit| unit.byte).collect())
 }
 
 #[cfg(test)]
@@ -143,26 +175,27 @@ mod tests {
 
     #[test]
     fn an_escape_is_decoded_three_times_at_most() {
-        for (text, byte, len, depth) in [
-            ("t", b't', 1, 0),
-            ("%74", b't', 3, 1),
-            ("%2574", b't', 5, 2),
-            ("%25%32%35", b'%', 9, 2),
-            ("%25%37%34", b't', 9, 2),
-            ("%252574", b't', 7, 3),
-            ("%25252574", b'%', 7, 3),
-            ("%25zz", b'%', 3, 1),
-            ("%", b'%', 1, 0),
-            ("%7", b'%', 1, 0),
-            ("%7g", b'%', 1, 0),
-            ("%c3%A4", 0xc3, 3, 1),
-            (r"\u0074", b't', 6, 1),
-            (r"\u003D", b'=', 6, 1),
-            ("%5Cu0074", b't', 8, 2),
-            (r"\u002574", b't', 8, 2),
-            (r"\u0174", b'\\', 1, 0),
-            (r"\/", b'\\', 1, 0),
+        for (text, byte, len, (percent, json)) in [
+            ("t", b't', 1, (0, 0)),
+            ("%74", b't', 3, (1, 0)),
+            ("%2574", b't', 5, (2, 0)),
+            ("%25%32%35", b'%', 9, (2, 0)),
+            ("%25%37%34", b't', 9, (2, 0)),
+            ("%252574", b't', 7, (3, 0)),
+            ("%25252574", b'%', 7, (3, 0)),
+            ("%25zz", b'%', 3, (1, 0)),
+            ("%", b'%', 1, (0, 0)),
+            ("%7", b'%', 1, (0, 0)),
+            ("%7g", b'%', 1, (0, 0)),
+            ("%c3%A4", 0xc3, 3, (1, 0)),
+            (r"\u0074", b't', 6, (0, 1)),
+            (r"\u003D", b'=', 6, (0, 1)),
+            ("%5Cu0074", b't', 8, (1, 1)),
+            (r"\u002574", b't', 8, (1, 1)),
+            (r"\u0174", b'\\', 1, (0, 0)),
+            (r"\/", b'\\', 1, (0, 0)),
         ] {
+            let depth = Depth { percent, json };
             assert_eq!(Text::new(text.as_bytes()).unit(0), Some(Unit { byte, len, depth }), "{text}");
         }
         assert_eq!(Text::new(b"").unit(0), None);

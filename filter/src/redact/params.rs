@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use super::Place;
-use super::escape::{Text, Unit};
+use super::escape::{Depth, Text, Unit};
 use super::names::ParamNames;
 
 /// Where in `text` the values of secret parameters are, in their order.
 ///
-/// Servers differ in what separates parameters, so `;` may begin one but ends none: in a path a value ends at the next `/`,
-/// elsewhere at the next `&`, or where a fragment begins.
+/// Servers differ in what separates parameters, so `;` may begin one but ends none: in a path a value ends at the next `/` that
+/// nothing around it makes a part of it, elsewhere at the next `&`, or where a fragment begins.
 /// What is encoded more often than the `=` before it belongs to the value: `token=a%26b` is one value, and so is
 /// `token%3Da%2526b`, but in `token%3Da%26b` there is another parameter behind it.
 /// `"token":` is JSON's way of it, and a colon that has a quote beside it, but for blanks, is taken for such a one.
@@ -54,16 +54,20 @@ pub(super) fn find(names: &ParamNames, text: &Text<'_>, place: Place) -> Vec<Ran
     found
 }
 
-/// Where a value ends that begins at `at`, behind a `sign`. A quoted one, and one of JSON, may hold whatever is encoded as often as
-/// the sign is: it ends only where something around it does.
+/// Where a value ends that begins at `at`, behind a `sign`. A quoted one, and one of JSON, may hold whatever is percent-encoded as
+/// often as the sign is: it ends only where something around it does. In a path it does not, nor does one whose sign is encoded:
+/// whoever encodes a URL or JSON into a path may leave a slash as it is.
 fn value_end(text: &Text<'_>, at: usize, sign: Unit, place: Place) -> usize {
     let may_hold_delimiters = sign.byte == b':' || begins_quoted(text, at);
-    let end = text.units(at..).find(|(_, unit)| {
-        let is_end = match place {
-            Place::Text => matches!(unit.byte, b'&' | b'#'),
-            Place::Path => unit.byte == b'/',
-        };
-        is_end && (unit.depth < sign.depth || unit.depth == sign.depth && !may_hold_delimiters)
+    let end = text.units(at..).find(|(_, Unit { byte, depth, .. })| match place {
+        Place::Text => {
+            matches!(byte, b'&' | b'#')
+                && !depth.is_within(sign.depth)
+                && (depth.percent < sign.depth.percent || !may_hold_delimiters)
+        }
+        Place::Path => {
+            *byte == b'/' && !may_hold_delimiters && sign.depth == Depth::PLAIN && *depth == Depth::PLAIN
+        }
     });
     end.map_or(text.bytes.len(), |(at, _)| at)
 }
@@ -134,6 +138,12 @@ mod tests {
             ("n=%253Ftoken%253Dx%2526a", "n=%253Ftoken%253DREDACTED%2526a"),
             ("token=a%26b&c", "token=REDACTED&c"),
             ("v=%7B%22token%22%3A%22a%26b%22%7D&c", "v=%7B%22token%22%3AREDACTED&c"),
+            // In JSON what is percent-encoded is so for the URL in it.
+            (r"https://h/?token\u003da%26b", r"https://h/?token\u003dREDACTED"),
+            (r"https://h/?token\u003da\u0026b", r"https://h/?token\u003dREDACTED\u0026b"),
+            (r"https://h/?token%3Da\u0026b&c", r"https://h/?token%3DREDACTED&c"),
+            ("n=%3Ftoken%5Cu003da%2526b%26c", "n=%3Ftoken%5Cu003dREDACTED%26c"),
+            ("n=%5Cu0022token%5Cu0022%5Cu003aa%26b&c", "n=%5Cu0022token%5Cu0022%5Cu003aREDACTED&c"),
         ] {
             assert_eq!(redacted(text, Place::Text), expected);
         }
@@ -169,6 +179,8 @@ mod tests {
             ("/a;token=x;v=1/b", "/a;token=REDACTED/b"),
             ("/a;jsessionid=x%2Fy&z", "/a;jsessionid=REDACTED"),
             ("/token=x/a=1", "/token=REDACTED/a=1"),
+            ("/%7B%22token%22%3A%20%22a/b%22%7D/c", "/%7B%22token%22%3AREDACTED"),
+            ("/https%3A%2F%2Fh%2F%3Ftoken%3Da%2Fb/c", "/https%3A%2F%2Fh%2F%3Ftoken%3DREDACTED"),
         ] {
             assert_eq!(redacted(text, Place::Path), expected);
         }

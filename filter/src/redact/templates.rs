@@ -9,7 +9,7 @@ use std::rc::Rc;
 use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
-use super::escape::{MAX_DEPTH, Text, Unit, decoded_once};
+use super::escape::{Depth, MAX_DEPTH, Text, Unit, decoded_once};
 use super::finding::{Finding, Kind, told};
 use crate::config::ConfigError;
 use crate::route::Routes;
@@ -208,9 +208,9 @@ fn is_slash(byte: u8) -> bool {
 }
 
 /// The path that begins at `at`, with a slash of that depth.
-fn path_of<'t>(text: &Text<'t>, at: usize, depth: u8) -> &'t [u8] {
+fn path_of<'t>(text: &Text<'t>, at: usize, depth: Depth) -> &'t [u8] {
     let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
-    let end = text.units(at..).find(|(_, unit)| ends_path(unit) && unit.depth <= depth);
+    let end = text.units(at..).find(|(_, unit)| ends_path(unit) && !unit.depth.is_within(depth));
     text.bytes.get(at..end.map_or(text.bytes.len(), |(end, _)| end)).unwrap_or_default()
 }
 

@@ -4,18 +4,18 @@ use std::ops::Range;
 
 use memchr::memchr;
 
-use super::escape::Text;
+use super::escape::{Depth, Text};
 
 /// What an `@` would mean here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
-    /// An authority, behind `//`: what is before the `@` is user info. The depth is that of the slashes.
-    Authority { depth: u8 },
+    /// An authority, behind `//`: what is before the `@` is user info. The depth is that of the slashes, the lesser one.
+    Authority { depth: Depth },
     /// Something that may be `user:password@host` without a scheme; `me@example.org` stays.
-    Bare { has_colon: bool },
+    Bare { colons: u8 },
 }
 
-const FRESH: Token = Token::Bare { has_colon: false };
+const FRESH: Token = Token::Bare { colons: 0 };
 
 /// Where in `text` the user info of URLs is, in their order, encoded ones too. `user:password@host` needs no `//` before it: it
 /// may be an element of a list, or a segment of a path.
@@ -24,7 +24,7 @@ pub(super) fn find(text: &Text<'_>) -> Vec<Range<usize>> {
         return Vec::new();
     }
     let (mut token, mut token_at) = (FRESH, 0);
-    let (mut slash, mut before): (Option<u8>, u8) = (None, b' ');
+    let (mut slash, mut before): (Option<Depth>, u8) = (None, b' ');
     let mut found: Vec<Range<usize>> = Vec::new();
     for (at, unit) in text.units(0..) {
         let next = at + unit.len();
@@ -32,17 +32,20 @@ pub(super) fn find(text: &Text<'_>) -> Vec<Range<usize>> {
         let may_begin_authority = slash.is_some() || before == b':';
         // What is encoded within a password belongs to it, but not the slashes of a scheme. Some take a backslash for a slash.
         let is_within = match token {
-            Token::Authority { depth } => unit.depth > depth || unit.byte == b'\\' && !may_begin_authority,
-            Token::Bare { has_colon: true } => {
-                (unit.depth > 0 || unit.byte == b'\\') && (before != b':' || !is_slash(unit.byte))
+            Token::Authority { depth } => {
+                unit.depth.is_within(depth) || unit.byte == b'\\' && !may_begin_authority
             }
-            Token::Bare { has_colon: false } => false,
+            Token::Bare { colons: 0 } => false,
+            Token::Bare { colons } => {
+                let follows_scheme = colons == 1 && before == b':' && is_slash(unit.byte);
+                (unit.depth != Depth::PLAIN || unit.byte == b'\\') && !follows_scheme
+            }
         };
         match unit.byte {
             b'/' | b'\\' if is_within => {}
             b'/' | b'\\' => {
                 // Two begin an authority, and so do more.
-                let depth = slash.unwrap_or_default().max(unit.depth);
+                let depth = slash.unwrap_or(unit.depth).min(unit.depth);
                 token = if may_begin_authority { Token::Authority { depth } } else { FRESH };
                 token_at = next;
                 (slash, before) = (Some(unit.depth), unit.byte);
@@ -53,8 +56,8 @@ pub(super) fn find(text: &Text<'_>) -> Vec<Range<usize>> {
                 _ => found.push(token_at..at),
             },
             b':' => {
-                if let Token::Bare { has_colon } = &mut token {
-                    *has_colon = true;
+                if let Token::Bare { colons } = &mut token {
+                    *colons = colons.saturating_add(1);
                 }
             }
             b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ' if !is_within => (token, token_at) = (FRESH, next),
@@ -115,6 +118,9 @@ mod tests {
             (r"https:\/\/me:s3cret@b\/a@c", r"https:\/\/REDACTED@b\/a@c"),
             (r"https:\u002f\u002fme:s3%25cret\u0040b", r"https:\u002f\u002fREDACTED\u0040b"),
             (r"https://me:s3\cret@b, me:s3\cret@b", "https://REDACTED@b, REDACTED@b"),
+            (r"https:\u002f\u002fme:s3%2Fcret@b", r"https:\u002f\u002fREDACTED@b"),
+            ("https:%5Cu002f%5Cu002fme:s3%252Fcret@b", "https:%5Cu002f%5Cu002fREDACTED@b"),
+            ("me:s3:%2Fcret@shop", "REDACTED@shop"),
         ] {
             assert_eq!(redact(text), expected);
         }
