@@ -109,7 +109,7 @@ impl Encoder {
             names.iter().map(header).collect()
         };
         let attribute = |Attribute { name, expression }: &Attribute| {
-            let has_secret = expression.words.iter().any(|word| redactor.is_secret_header(word));
+            let has_secret = expression.words.iter().any(|word| redactor.is_secret_header(header_of(word)));
             NamedAttribute {
                 key: name.clone(),
                 source: expression.words.last().cloned().unwrap_or_default(),
@@ -195,7 +195,7 @@ impl Encoder {
         }
         out.server(&redactor.host(request.bytes(Field::Host)));
         if request.method == Method::Other {
-            let method = redactor.text(request.bytes(Field::Method));
+            let method = redactor.value(":method", request.bytes(Field::Method));
             out.text("http.request.method_original", &method, limits.text);
         }
         if let Some(query) = query.filter(|query| !query.is_empty()) {
@@ -390,6 +390,16 @@ impl RecordWriter<'_> {
                 put_uint(self.out, log_record::DROPPED_ATTRIBUTES_COUNT, self.budget.left_out());
             }
         }
+    }
+}
+
+/// The header that a word of an expression stands for: Envoy has names of its own for some, and others are called as they are.
+fn header_of(word: &str) -> &str {
+    match word {
+        "useragent" => "user-agent",
+        "id" => "x-request-id",
+        ":authority" => "host",
+        _ => word,
     }
 }
 

@@ -116,6 +116,9 @@ impl Redactor {
 
     /// The `x-request-id` header.
     pub fn request_id<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        if self.client_address != ClientAddress::Full {
+            return self.value("x-request-id", value);
+        }
         self.unless(self.is_request_id_secret, value)
     }
 

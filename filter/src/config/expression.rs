@@ -14,7 +14,8 @@ pub struct Expression {
     pub path: Option<Vec<Step>>,
     /// All names and strings in it, in lower case: what its value may have been taken from.
     pub words: Vec<String>,
-    /// Whether its value may have been taken from headers whose names are not among the words.
+    /// Whether its value may have been taken from headers whose names are not among the words: it has a map of headers without a
+    /// key, or a key that is computed, whatever it is one of.
     pub has_unnamed_headers: bool,
 }
 
@@ -118,11 +119,18 @@ impl<'t> Reader<'t> {
         loop {
             if self.eat(".") {
                 let name = self.name().ok_or_else(|| self.expected("a name"))?;
-                self.has_unnamed_headers |= is_header_map(name) && !self.is_behind_in && !self.names_a_key();
+                self.notice_header_map(name);
                 self.arguments()?;
             } else if self.eat("[") {
+                let mut ahead = Self::new(self.text, self.at);
+                let key = ahead.plain_key();
+                // A name that is computed may be that of a map of headers, too.
+                let is_behind_in = self.is_behind_in;
+                self.has_unnamed_headers |= key.is_none() && !is_behind_in;
                 self.expression()?;
                 self.require("]", "`]`")?;
+                self.is_behind_in = is_behind_in;
+                self.notice_header_map(key.as_deref().unwrap_or_default());
             } else {
                 return Ok(());
             }
@@ -152,15 +160,23 @@ impl<'t> Reader<'t> {
         self.arguments()
     }
 
-    /// Whether a key of the map that has just been read comes next, with its name.
-    fn names_a_key(&self) -> bool {
+    /// Notices whether the map that has just been read is one of headers, and no key of it comes next with its name.
+    fn notice_header_map(&mut self, name: &str) {
+        let is_header_map = ["headers", "trailers"].contains(&name) && !self.is_behind_in;
         let mut ahead = Self::new(self.text, self.at);
-        if ahead.eat(".") {
-            return ahead.name().is_some() && ahead.peek() != Some(b'(');
-        }
-        ahead.eat("[")
-            && matches!(ahead.string(), Ok(Some(literal)) if !literal.contains('\\'))
-            && ahead.eat("]")
+        let names_a_key = if ahead.eat(".") {
+            ahead.name().is_some() && ahead.peek() != Some(b'(')
+        } else {
+            ahead.eat("[") && ahead.plain_key().is_some()
+        };
+        self.has_unnamed_headers |= is_header_map && !names_a_key;
+    }
+
+    /// What is in brackets, up to the end of them, when it is a literal that stands for itself: a string, or a list's index.
+    fn plain_key(&mut self) -> Option<String> {
+        let is_literal = self.string().ok()?.is_some_and(|literal| !literal.contains('\\'));
+        let is_key = (is_literal || self.number().ok()?) && self.eat("]");
+        is_key.then(|| self.words.pop().unwrap_or_default())
     }
 
     /// `(…)`, where there are some.
@@ -319,10 +335,6 @@ impl<'t> Reader<'t> {
     fn expected(&self, expected: &'static str) -> SyntaxError {
         SyntaxError { position: self.at + 1, expected }
     }
-}
-
-fn is_header_map(name: &str) -> bool {
-    ["headers", "trailers"].contains(&name)
 }
 
 /// How long a string is whose end `quote` is; `None` when it has none.

@@ -185,11 +185,14 @@ fn parse(text: &[u8]) -> Option<IpAddr> {
     numbers.next().is_none().then(|| Ipv4Addr::from(ip).into())
 }
 
-/// /24 of IPv4, mapped or not, and /48 of IPv6.
+/// /24 of IPv4, mapped or not, and /48 of IPv6; /40 of 6to4 (RFC 3056), which is an IPv4 address's /24.
 fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from_bits(ip.to_bits() & 0xffff_ff00)),
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !0u128 << 80)),
+        IpAddr::V6(ip) => {
+            let hidden_bits = if ip.to_bits() >> 112 == 0x2002 { 88 } else { 80 };
+            IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !0u128 << hidden_bits))
+        }
     }
 }
 
@@ -208,6 +211,7 @@ mod tests {
             ("[2001:db8:1:2::3]:80", Full, Some("2001:db8:1:2::3")),
             ("[2001:db8:1:2::3]:80", Truncated, Some("2001:db8:1::")),
             ("[::ffff:10.1.2.3]:80", Truncated, Some("10.1.2.0")),
+            ("[2002:cb00:71b1::1]:80", Truncated, Some("2002:cb00:7100::")),
             ("/run/socket", Full, Some("/run/socket")),
             ("/run/socket", Truncated, None),
             ("", Full, None),

@@ -5,14 +5,12 @@ use std::ops::Range;
 use super::escape::Text;
 
 /// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
-/// that clients use for tokens, passwords and sessions.
-const SECRET_QUERY_PARAMS: [&str; 47] = [
+/// that clients use for tokens, passwords and sessions. `access_token` is `accessToken` and `access-token`, too.
+const SECRET_QUERY_PARAMS: [&str; 49] = [
     "access_key",
     "access_token",
-    "api-key",
     "api_key",
     "api_token",
-    "apikey",
     "assertion",
     "auth",
     "auth_token",
@@ -24,6 +22,7 @@ const SECRET_QUERY_PARAMS: [&str; 47] = [
     "code",
     "code_verifier",
     "credentials",
+    "csrf",
     "device_code",
     "id_token",
     "id_token_hint",
@@ -33,6 +32,7 @@ const SECRET_QUERY_PARAMS: [&str; 47] = [
     "oauth_signature",
     "oauth_token",
     "oauth_verifier",
+    "otp",
     "passphrase",
     "passwd",
     "password",
@@ -44,9 +44,11 @@ const SECRET_QUERY_PARAMS: [&str; 47] = [
     "secret",
     "secret_key",
     "session",
-    "sessionid",
+    "session_id",
+    "sid",
     "sig",
     "signature",
+    "ticket",
     "token",
     "x-amz-credential",
     "x-amz-security-token",
@@ -87,7 +89,8 @@ pub(super) struct ParamNames {
 struct Bucket {
     /// Bit `n` is for names of `n` bytes; the last one is for all longer ones too.
     lengths: u64,
-    names: Vec<String>,
+    /// Without what [`letters`] leaves out.
+    names: Vec<Vec<u8>>,
 }
 
 impl ParamNames {
@@ -95,9 +98,10 @@ impl ParamNames {
     pub(super) fn new(added: &[String]) -> Self {
         let mut by_initial: [Bucket; 32] = Default::default();
         for name in SECRET_QUERY_PARAMS.iter().copied().chain(added.iter().map(String::as_str)) {
-            if let Some(bucket) = by_initial.get_mut(initial(name.as_bytes())) {
+            let name: Vec<u8> = letters(name.as_bytes()).collect();
+            if let Some(bucket) = by_initial.get_mut(initial(&name)) {
                 bucket.lengths |= 1 << name.len().min(63);
-                bucket.names.push(name.to_owned());
+                bucket.names.push(name);
             }
         }
         Self { by_initial }
@@ -131,14 +135,20 @@ impl ParamNames {
 
     fn contain(&self, name: &[u8]) -> bool {
         self.by_initial.get(initial(name)).is_some_and(|bucket| {
-            bucket.lengths >> name.len().min(63) & 1 == 1
-                && bucket.names.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+            let len = letters(name).count();
+            bucket.lengths >> len.min(63) & 1 == 1
+                && bucket.names.iter().any(|known| known.iter().copied().eq(letters(name)))
         })
     }
 }
 
 fn initial(name: &[u8]) -> usize {
-    name.first().map_or(0, |byte| usize::from(byte & 0x1f))
+    letters(name).next().map_or(0, |byte| usize::from(byte & 0x1f))
+}
+
+/// What names are compared by: neither case nor `_` nor `-` tells one from another.
+fn letters(name: &[u8]) -> impl Iterator<Item = u8> {
+    name.iter().filter(|byte| !matches!(byte, b'_' | b'-')).map(u8::to_ascii_lowercase)
 }
 
 /// Names of headers that are told as [`super::REDACTED`] only: the built-in list and `added`, in lower case, sorted.
@@ -185,6 +195,9 @@ mod tests {
             r#"\"token\" "#,
             r#""\u0074oken""#,
             "x:token",
+            "accessToken",
+            "session_id",
+            "x-api-key.API-Key",
             "app.pin",
             "APP%2Epin",
             "na%C3%AFve",

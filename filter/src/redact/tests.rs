@@ -66,6 +66,7 @@ fn addresses_are_told_in_full_only_where_that_is_configured() {
         let redactor = redactor(&format!(r#""logs":{{"client_address":"{how}"}}"#));
         assert_eq!(text(redactor.value("x-forwarded-for", b"10.1.2.3, 10.4.5.6")), header);
         assert_eq!(text(redactor.value("anything", b"seen 10.1.2.3")), other);
+        assert_eq!(text(redactor.request_id(b"seen 10.1.2.3")), other);
     }
 }
 

@@ -87,6 +87,8 @@ fn headers_that_are_taken_without_their_names_are_noticed() {
         "request.headers.referer + response.trailers [ \"x\" ]",
         "'x-a' in request.headers ? request.headers['x-a'].upperAscii() : 'none'",
         "headers.map(h, h)",
+        "request['headers']['x-a'] + xs[0]",
+        "'x-a' in request['headers']",
     ] {
         assert!(!has_unnamed(text), "{text}");
     }
@@ -97,6 +99,13 @@ fn headers_that_are_taken_without_their_names_are_noticed() {
         r"request.headers['\x61uthorization']",
         "'x' in request.headers ? response.trailers.filter(k, true) : []",
         "[request.headers][0]['authorization']",
+        "request['headers']",
+        "request['headers'].map(name, name)",
+        "request['headers']['author' + 'ization']",
+        "request['headers'][request.headers['x-pick']]",
+        "request['head' + 'ers']['x-a']",
+        r"request['\x68eaders']['x-a']",
+        "request['use' + 'ragent']",
     ] {
         assert!(has_unnamed(text), "{text}");
     }
