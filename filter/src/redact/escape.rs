@@ -147,6 +147,12 @@ fn escape(units: &[Unit]) -> Option<(Unit, usize)> {
     Some((Unit { byte, len, depth }, taken))
 }
 
+/// Whether the two bytes may be JSON's short escape of a blank: a backslash is also what some take for a slash, with a letter behind
+/// it, so they are no unit.
+pub(super) fn is_short_escape(before: u8, byte: u8) -> bool {
+    before == b'\\' && matches!(byte, b'b' | b'f' | b'n' | b'r' | b't')
+}
+
 /// Puts each unit where it begins in a text of `len` bytes.
 fn spread(units: &mut Vec<Unit>, len: usize) {
     let mut from = units.len();

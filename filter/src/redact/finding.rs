@@ -32,9 +32,10 @@ impl Finding {
         Self { place, kind: Kind::Secret }
     }
 
-    /// As a part of a text that begins `by` bytes earlier.
-    pub(super) fn moved(self, by: usize) -> Self {
-        Self { place: self.place.start + by..self.place.end + by, kind: self.kind }
+    /// As a part of a text that begins `by` bytes earlier, but without the first bytes, of which `added` were put before it.
+    pub(super) fn moved(self, by: usize, added: usize) -> Self {
+        let moved = |at: usize| (at + by).saturating_sub(added).max(by);
+        Self { place: moved(self.place.start)..moved(self.place.end), kind: self.kind }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::escape::Text;
+use super::escape::{Text, is_short_escape};
 
 /// Query parameters whose values are secrets, in lower case: those that OpenTelemetry's `url.query` names, and those
 /// that clients use for tokens, passwords and sessions. `access_token` is `accessToken` and `access-token`, too.
@@ -125,9 +125,25 @@ impl ParamNames {
             *place = unit.byte;
             len += 1;
         }
-        let decoded = decoded.get(..len).unwrap_or_default();
+        let decoded = decoded.get_mut(..len).unwrap_or_default();
+        if self.contain_part(decoded) {
+            return true;
+        }
+        // In JSON `\n` is a blank, elsewhere it may be the `n` of a name.
+        let mut before = 0;
+        for byte in &mut *decoded {
+            if is_short_escape(before, *byte) {
+                *byte = b' ';
+            }
+            before = *byte;
+        }
+        self.contain_part(decoded)
+    }
+
+    /// Whether one of the words in `name`, or a part of one, is a name.
+    fn contain_part(&self, name: &[u8]) -> bool {
         let is_blank = |byte: &u8| matches!(byte, b'+' | ..=b' ');
-        decoded.split(is_blank).any(|word| {
+        name.split(is_blank).any(|word| {
             self.contain(word)
                 || word.split(|byte| b"[].:\"'\\".contains(byte)).any(|part| self.contain(part))
         })
@@ -194,6 +210,9 @@ mod tests {
             "%22token%22",
             r#"\"token\" "#,
             r#""\u0074oken""#,
+            r"a\ttoken",
+            r"a\\n\ttoken",
+            r"\token",
             "x:token",
             "accessToken",
             "session_id",

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Place;
-use super::escape::{Depth, Text, Unit};
+use super::escape::{Depth, Text, Unit, is_short_escape};
 use super::names::ParamNames;
 
 /// Where in `text` the values of secret parameters are, in their order.
@@ -27,7 +27,10 @@ pub(super) fn find(names: &ParamNames, text: &Text<'_>, place: Place) -> Vec<Ran
             break;
         };
         if at_sign > 0 {
-            (at, before) = (at + at_sign, 0);
+            let is_blank = at_sign == 1 && rest.first().is_some_and(|&byte| is_short_escape(before, byte));
+            // The backslash stands for it.
+            before = if is_blank { before } else { 0 };
+            at += at_sign;
         }
         let next = at + unit.len();
         match unit.byte {
@@ -162,6 +165,9 @@ mod tests {
             (r#"{"\u0074oken":"x"}"#, r#"{"\u0074oken":REDACTED"#),
             (r#"{"a":"b?token=x\u0026y=1"}"#, r#"{"a":"b?token=REDACTED"#),
             ("{'token': 'x&y'}", "{'token':REDACTED"),
+            (r#"{"form":"a=1\ttoken=x"}"#, r#"{"form":"a=1\ttoken=REDACTED"#),
+            (r#"{"log":"a\ntoken=x"}"#, r#"{"log":"a\ntoken=REDACTED"#),
+            (r#""{\"token\"\n\t:\n\"x&y\"}""#, r#""{\"token\"\n\t:REDACTED"#),
             ("{token: 'x&y'}", "{token:REDACTED"),
             ("f=%7B%22token%22%20%3A%20%22a%26b%22%7D&c", "f=%7B%22token%22%20%3AREDACTED&c"),
             ("f=%7B%22token%22+%3A+%22a%5C%22%26b%22%7D&c", "f=%7B%22token%22+%3AREDACTED&c"),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
-use super::escape::{Depth, MAX_DEPTH, Text, Unit, decoded_once};
+use super::escape::{Depth, MAX_DEPTH, Text, decoded_once, is_short_escape};
 use super::finding::{Finding, Kind, told};
 use crate::config::ConfigError;
 use crate::route::Routes;
@@ -83,44 +83,56 @@ impl Templates {
         places.map(|place| Finding { place, kind: Kind::Segment }).collect()
     }
 
-    /// The secrets of all paths in `text`. A path begins at a slash that is behind no other part of a path, or behind a host.
+    /// The secrets of all paths in `text`. A path begins at a slash that is behind no other part of a path: the word before it may be a
+    /// host, or the path's first segment.
     pub(super) fn paths(&self, text: &Text<'_>) -> Vec<Finding> {
         let mut found = Vec::new();
-        let (mut at, mut before, mut behind) = (0, b' ', Behind::Nothing);
+        let (mut at, mut before) = (0, b' ');
+        let (mut is_behind_path, mut word_at) = (false, 0);
         while let Some(unit) = text.unit(at) {
             let is_begin = is_slash(unit.byte)
                 && !is_slash(before)
-                && (behind == Behind::Host || !before.is_ascii_alphanumeric());
+                && (!is_behind_path || !before.is_ascii_alphanumeric());
             if is_begin {
-                let path = path_of(text, at, unit.depth);
-                let tried_bytes = self.tried_bytes.get() + path.len().max(MIN_TRY_BYTES);
+                let ends = path_ends(text, at, unit.depth);
+                let tried_bytes = self.tried_bytes.get() + (ends.0 - at).max(MIN_TRY_BYTES);
                 if tried_bytes > MAX_TRIED_BYTES {
-                    found.push(Finding::secret(at..text.bytes.len()));
+                    found.push(Finding::secret(word_at..text.bytes.len()));
                     break;
                 }
                 self.tried_bytes.set(tried_bytes);
-                if let Some((len, secrets)) = self.path_at(path) {
-                    found.extend(secrets.into_iter().map(|finding| finding.moved(at)));
-                    at += len;
-                    (before, behind) = (b' ', Behind::Nothing);
+                let is_relative = !is_behind_path && word_at < at && before != b':';
+                let relative = || self.path_at(text, word_at, ends).filter(|_| is_relative);
+                if let Some((end, secrets)) = self.path_at(text, at, ends).or_else(relative) {
+                    found.extend(secrets);
+                    (at, before, is_behind_path, word_at) = (end, b' ', false, end);
                     continue;
                 }
             }
-            behind = behind.next(before, unit.byte);
-            before = unit.byte;
-            at += unit.len();
+            let next = at + unit.len();
+            let is_word = matches!(unit.byte, b'.' | b':' | b'@' | b'-' | b'_' | b'~' | b'[' | b']' | b'%')
+                || unit.byte.is_ascii_alphanumeric() && !is_short_escape(before, unit.byte);
+            if !is_word {
+                // A host follows two slashes.
+                is_behind_path = is_slash(unit.byte) && !is_slash(before);
+                word_at = next;
+            }
+            before = if is_short_escape(before, unit.byte) { b' ' } else { unit.byte };
+            at = next;
         }
         found
     }
 
-    /// How long the path is that `path` begins with, and its secrets; `None` when it has none.
-    fn path_at(&self, path: &[u8]) -> Option<(usize, Vec<Finding>)> {
-        // A list's next element may follow.
-        let element = path.iter().position(|byte| b",;".contains(byte)).and_then(|end| path.get(..end));
-        [Some(path), element]
-            .into_iter()
-            .flatten()
-            .find_map(|path| Some((path.len(), self.findings(path.len(), self.find(path)?))))
+    /// Where the path ends that begins at `at`, with or without a slash, and its secrets; `None` when it has none.
+    fn path_at(&self, text: &Text<'_>, at: usize, ends: (usize, usize)) -> Option<(usize, Vec<Finding>)> {
+        [ends.0, ends.1].into_iter().find_map(|end| {
+            let path = text.bytes.get(at..end)?;
+            let is_absolute = text.unit(at).is_some_and(|unit| is_slash(unit.byte));
+            let path = if is_absolute { Cow::Borrowed(path) } else { Cow::Owned([b"/", path].concat()) };
+            let found = self.findings(path.len(), self.find(&path)?);
+            let added = path.len() - (end - at);
+            Some((end, found.into_iter().map(|finding| finding.moved(at, added)).collect()))
+        })
     }
 
     fn findings(&self, len: usize, secrets: Secrets<'_>) -> Vec<Finding> {
@@ -172,57 +184,50 @@ struct Secrets<'p> {
     is_as_written: bool,
 }
 
-/// What stands before a place in a text, as far as a path may begin there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Behind {
-    /// A word, or nothing.
-    Nothing,
-    /// What may be a host: something with a dot or a colon, or what follows two slashes.
-    Host,
-    /// A part of a path.
-    Path,
-}
-
-impl Behind {
-    /// What stands before the place behind `byte`, which this and the byte `before` stand before.
-    fn next(self, before: u8, byte: u8) -> Self {
-        match byte {
-            _ if is_slash(byte) => {
-                if is_slash(before) {
-                    Self::Host
-                } else {
-                    Self::Path
-                }
-            }
-            b'.' | b':' | b'@' if self == Self::Nothing => Self::Host,
-            b'.' | b':' | b'@' | b'-' | b'_' | b'~' | b'[' | b']' | b'%' => self,
-            _ if byte.is_ascii_alphanumeric() => self,
-            _ => Self::Nothing,
-        }
-    }
-}
-
 /// Some take a backslash for a slash, and JSON may have one before it.
 fn is_slash(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\')
 }
 
-/// The path that begins at `at`, with a slash of that depth.
-fn path_of<'t>(text: &Text<'t>, at: usize, depth: Depth) -> &'t [u8] {
-    let ends_path = |unit: &Unit| matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
-    let end = text.units(at..).find(|(_, unit)| ends_path(unit) && !unit.depth.is_within(depth));
-    text.bytes.get(at..end.map_or(text.bytes.len(), |(end, _)| end)).unwrap_or_default()
+/// Where a path ends that begins at `at`, with a slash of that depth: at what ends it for whoever reads it at that depth, or at whatever
+/// may end it for anybody, as before the next element of a list.
+fn path_ends(text: &Text<'_>, at: usize, depth: Depth) -> (usize, usize) {
+    let (mut first_end, mut before) = (None, (at, 0));
+    for (place, unit) in text.units(at..) {
+        let ends_path = matches!(unit.byte, b'&' | b'?' | b'#' | b'"' | b'<' | b'>' | ..=b' ');
+        if ends_path && !unit.depth.is_within(depth) {
+            return (place, first_end.unwrap_or(place));
+        }
+        if ends_path || matches!(unit.byte, b',' | b';') {
+            first_end = first_end.or(Some(place));
+        } else if before.0 > at && is_short_escape(before.1, unit.byte) {
+            first_end = first_end.or(Some(before.0));
+        }
+        before = (place, unit.byte);
+    }
+    (text.bytes.len(), first_end.unwrap_or(text.bytes.len()))
 }
 
-/// A path with single slashes and none at its end, each segment decoded but for the slashes in it; `None` when it is no other.
+/// A path with single slashes and none at its end, each segment decoded but for the slashes in it, and without the parameters behind
+/// its `;`; `.` and `..` are resolved. `None` when it is no other.
 fn tidy(path: &str) -> Option<String> {
-    let is_tidy = !path.contains(['%', '\\']) && !path.contains("//") && !path.ends_with('/');
+    let is_tidy = !path.contains(['%', '\\', ';'])
+        && !path.contains("//")
+        && !path.contains("/.")
+        && !path.ends_with('/');
     let segments = path.split(['/', '\\']).filter(|segment| !segment.is_empty());
     (!is_tidy).then(|| {
         segments.fold(String::with_capacity(path.len()), |mut path, segment| {
+            let segment = segment.split(';').next().unwrap_or_default();
             let decoded = percent_decode(segment.as_bytes()).decode_utf8_lossy();
-            path.push('/');
-            path.push_str(&decoded.replace('/', "%2F"));
+            match &*decoded {
+                "." => {}
+                ".." => path.truncate(path.rfind('/').unwrap_or_default()),
+                _ => {
+                    path.push('/');
+                    path.push_str(&decoded.replace('/', "%2F"));
+                }
+            }
             path
         })
     })
@@ -276,6 +281,9 @@ mod tests {
             ("/%72eset/s3%2Fcret", "/reset/REDACTED"),
             ("/%2572eset/s3cret", "/reset/REDACTED"),
             (r"\reset\s3cret", "/reset/REDACTED"),
+            ("/x/../reset/./s3cret", "/reset/REDACTED"),
+            ("/../%2e/reset/s3cret", "/reset/REDACTED"),
+            ("/reset;v=1/s3cret", "/reset/REDACTED"),
         ] {
             let found = templates.request_path(path.as_bytes());
             assert_eq!(String::from_utf8(told(path.as_bytes(), found)).unwrap(), expected);
@@ -305,13 +313,22 @@ mod tests {
             // With no scheme before the host.
             ("shop.example/reset/s3cret", "shop.example/reset/REDACTED"),
             ("to=shop:80/reset/s3cret&b", "to=shop:80/reset/REDACTED&b"),
-            ("a/reset/s3cret", "a/reset/s3cret"),
+            ("to=localhost/reset/s3cret", "to=localhost/reset/REDACTED"),
+            ("a/b/reset/s3cret", "a/b/reset/s3cret"),
+            // Relative to another one.
+            ("reset/s3cret", "reset/REDACTED"),
+            ("../reset/s3cret", "../reset/REDACTED"),
+            ("a=1&to=%72eset%2Fs3cret&b", "a=1&to=/reset/REDACTED&b"),
             // As JSON has it.
             (
                 r#"{"to":"https:\/\/shop\/reset\/s3cret","a":1}"#,
                 r#"{"to":"https:\/\/shop/reset/REDACTED","a":1}"#,
             ),
             (r#""\u002freset\u002fs3cret""#, r#""/reset/REDACTED""#),
+            (r#"{"m":"see\n/reset/s3cret"}"#, r#"{"m":"see\n/reset/REDACTED"}"#),
+            (r#"{"m":"see\tshop.example/reset/s3cret"}"#, r#"{"m":"see\tshop.example/reset/REDACTED"}"#),
+            (r#"{"m":"/reset/s3cret\n/a/b"}"#, r#"{"m":"/reset/REDACTED\n/a/b"}"#),
+            (r#""\u002freset\u002fs3cret%26x""#, r#""/reset/REDACTED""#),
             (r"https:\\shop\reset\s3cret", r"https:\\shop/reset/REDACTED"),
         ] {
             let found = templates.paths(&Text::new(text.as_bytes()));
