@@ -25,7 +25,7 @@ pub(super) struct Depth {
 }
 
 impl Depth {
-    /// Of bytes that are encoded no deeper than that.
+    /// Of a byte that stands for itself.
     pub(super) const PLAIN: Self = Self { percent: 0, json: 0 };
 
     /// Whether it is encoded more often in one of the ways: what is so belongs to what the `other` began.

@@ -8,9 +8,11 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{MARKER, Planted, REQUEST_HEADERS, hex, json_escapes, percent};
 
+mod delimiters;
+
 pub(super) fn all() -> Vec<Planted> {
     let mut all = Vec::new();
-    for name in ["token", "password", "pin"] {
+    for name in ["token", "password", "pin", "accessToken", "session_id"] {
         for name in names(name) {
             plant(&mut all, &format!("query, `{name}`"), Where::Value, |v| {
                 to(format!("/orders/7?a=1&{name}={v}&b=2"))
@@ -22,6 +24,7 @@ pub(super) fn all() -> Vec<Planted> {
     urls(&mut all);
     headers(&mut all);
     addresses(&mut all);
+    delimiters::plant(&mut all);
     all
 }
 
@@ -148,6 +151,12 @@ fn paths(all: &mut Vec<Planted>) {
         to(format!("/get/https:/me:{v}@h/"))
     });
     plant(all, "path, user info without a scheme", Where::UserInfo, |v| to(format!("/get/me:{v}@h/")));
+    for template in ["/x/../reset/@", "/./reset/@", "/reset;v=1/@"] {
+        plant(all, &format!("path, {template}"), Where::Segment, |v| in_path(to(template.replace('@', v))));
+    }
+    plant(all, "path, JSON with a slash in it", Where::Segment, |v| {
+        to(format!("/orders/%7B%22token%22%3A%20%22abc/{v}%22%7D"))
+    });
     plant(all, "path, JSON in it", Where::Segment, |v| {
         to(format!("/orders/{}/items", component(&format!(r#"{{"token" : "{v}"}}"#))))
     });
@@ -212,6 +221,14 @@ fn urls(all: &mut Vec<Planted>) {
     plant(all, "location, path", Where::Segment, |v| {
         in_path(answered_with("location", format!("/reset/{v}")))
     });
+    for written in ["reset/@", "../reset/@", "localhost/reset/@"] {
+        plant(all, &format!("location, {written}"), Where::Segment, |v| {
+            in_path(answered_with("location", written.replace('@', v)))
+        });
+        plant(all, &format!("query, {written}"), Where::Segment, |v| {
+            in_path(to(format!("/orders/7?to={}", written.replace('@', v))))
+        });
+    }
     plant(all, "link, query", Where::Value, |v| {
         answered_with("link", format!("<https://h/?token={v}>; rel=next"))
     });
@@ -234,6 +251,14 @@ fn json(all: &mut Vec<Planted>) {
         plant(all, &format!("x-note, JSON with {form}"), Where::UserInfo, |v| with("x-note", written(v)));
         plant(all, &format!("query, JSON with {form}"), Where::UserInfo, |v| {
             to(format!("/orders/7?filter={}&b=2", component(&written(v))))
+        });
+    }
+    for blank in ["\\n", "\\t", "\\r", "\\f", "\\b"] {
+        plant(all, &format!("x-note, JSON with {blank}"), Where::Value, |v| {
+            with("x-note", format!(r#"{{"form":"a=1{blank}token={v}"}}"#))
+        });
+        plant(all, &format!("x-note, JSON with {blank} and a path"), Where::Segment, |v| {
+            in_path(with("x-note", format!(r#"{{"m":"see{blank}/reset/{v}"}}"#)))
         });
     }
     plant(all, "x-note, JSON with a path", Where::Segment, |v| {
