@@ -58,14 +58,17 @@ impl Records {
 
     /// Records that the form promises and that are nowhere, or at the edge, which promises each once, there twice. A request
     /// that writes its log itself promises it by its answer; so does the queue, which may still hold it. The edge promises a
-    /// record of every request that Envoy hears of, or to count it.
+    /// record of every request that Envoy hears of, or to count it; of what was answered it has heard.
     #[must_use]
     pub fn broken_promises(&self, form: Form) -> u64 {
         match form {
             Form::NoLogging => 0,
             Form::InRequest => self.answered_missing,
             Form::ApplicationQueue => self.answered_missing.saturating_sub(self.queued),
-            Form::Edge => self.missing.saturating_sub(self.dropped + self.queued + self.unseen) + self.twice,
+            Form::Edge => {
+                let unseen = self.unseen.min(self.missing.saturating_sub(self.answered_missing));
+                self.missing.saturating_sub(self.dropped + self.queued + unseen) + self.twice
+            }
         }
     }
 }
@@ -120,6 +123,8 @@ mod tests {
         assert_eq!(records.broken_promises(Form::ApplicationQueue), 1);
         assert_eq!(records.broken_promises(Form::Edge), 2);
         assert_eq!(Records { unseen: 1, ..records }.broken_promises(Form::Edge), 1);
+        let answered = Records { missing: 4, answered_missing: 4, unseen: 4, ..Records::default() };
+        assert_eq!(answered.broken_promises(Form::Edge), 4, "who was answered was seen");
         assert_eq!(Records { twice: 1, ..Records::default() }.broken_promises(Form::Edge), 1);
     }
 }
