@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark that cannot be set up has nothing to say")]
 
 use std::hint::black_box;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput};
@@ -47,7 +47,7 @@ fn batch() -> Vec<u8> {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let mut request = FinishedRequest::read(&plan, &captured, NOW);
-    let redactor = Redactor::new(&config, &Rc::new(Routes::new(&config.routes).unwrap())).unwrap();
+    let redactor = Redactor::new(&config, &Arc::new(Routes::new(&config.routes).unwrap())).unwrap();
     let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
     let envelope = Envelope::new([("service.name", "shop")].into_iter(), "offpath", "0");
     let mut body = Vec::new();

@@ -107,6 +107,8 @@ pub fn take_answers(
 #[derive(Debug)]
 pub struct Accepting {
     pipeline: Pipeline,
+    answers: (Vec<u8>, Vec<u8>),
+    captured: Captured,
     calls: u32,
 }
 
@@ -116,17 +118,20 @@ impl Accepting {
     /// # Errors
     /// What [`Pipeline::new`] says.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        Ok(Self { pipeline: Pipeline::new(config, &Node::default(), [0; 16], NOW_UNIX_NANO)?, calls: 0 })
+        let pipeline = Pipeline::new(config, &Node::default(), [0; 16], NOW_UNIX_NANO)?;
+        let answers = host_answers(pipeline.plan(), &ordinary_request(pipeline.plan()));
+        Ok(Self { pipeline, answers, captured: Captured::default(), calls: 0 })
     }
 
-    /// What is asked of the host.
-    pub fn plan(&self) -> &Plan {
-        self.pipeline.plan()
-    }
-
-    /// The whole of what a request takes, its part in batches and in statistics as well.
-    pub fn observe(&mut self, captured: &Captured) {
-        self.pipeline.observe(captured, NOW_UNIX_NANO);
+    /// The whole of what an ordinary request takes, from the host's answers on, its part in batches and in statistics as well.
+    ///
+    /// # Errors
+    /// When the answers cannot be read.
+    pub fn observe(&mut self) -> Result<(), Malformed> {
+        take_answers(self.pipeline.plan(), black_box(&self.answers).clone(), &mut self.captured)?;
+        let kept = self.pipeline.judge(&self.captured, NOW_UNIX_NANO);
+        let captured = std::mem::take(&mut self.captured);
+        self.captured = self.pipeline.observe(captured, kept, NOW_UNIX_NANO);
         while let Some(batch) = self.pipeline.take_next(NOW_UNIX_NANO) {
             self.calls += 1;
             self.pipeline.dispatched(batch, self.calls, NOW_UNIX_NANO);
@@ -135,6 +140,7 @@ impl Accepting {
         self.pipeline.ledger().take_changes(|stat, change| {
             black_box((stat, change));
         });
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ pub use stage::{NamedExpression, Stage, WantedHeader, WantedHeaders};
 
 /// The values of one request, by the slots of a [`Plan`], in the parts in which they were answered. Reused from request to
 /// request.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Captured {
     parts: Vec<Values>,
     used: usize,
@@ -29,7 +29,7 @@ pub struct Captured {
 }
 
 /// An answer, and where the values are in it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Values {
     bytes: Vec<u8>,
     spans: Vec<Span>,
@@ -56,10 +56,18 @@ impl Captured {
         self.take(answer, |values| values.read_headers(wanted))
     }
 
-    /// Forgets the last request.
+    /// Forgets the last request, and frees what its values took.
     pub fn clear(&mut self) {
+        for part in self.parts.iter_mut().take(self.used) {
+            part.bytes = Vec::new();
+        }
         self.used = 0;
         self.failed = 0;
+    }
+
+    /// How many bytes the answers take.
+    pub fn bytes_len(&self) -> usize {
+        self.parts.iter().take(self.used).map(|part| part.bytes.len()).sum()
     }
 
     /// Appends the next slot's value, as the property path answers it; `None` is a value that the host does not have.

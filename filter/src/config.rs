@@ -196,6 +196,13 @@ pub struct Route {
     pub keep_slower_than: Option<Duration>,
 }
 
+impl Route {
+    /// Whether its requests are judged otherwise than those of others.
+    pub fn has_own_rule(&self) -> bool {
+        self.sample_ratio.is_some() || self.keep_slower_than.is_some()
+    }
+}
+
 /// The longest template: as long as any name in a series may be.
 pub const MAX_TEMPLATE_BYTES: usize = 256;
 

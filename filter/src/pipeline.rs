@@ -3,7 +3,9 @@
 //! The shell hands in what it captured, the time, and what became of its calls; it takes out the calls to make and the
 //! changes of the statistics. Nothing here knows a proxy.
 
-use std::rc::Rc;
+mod backlog;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -16,11 +18,12 @@ use crate::ledger::{Ledger, Reason, Stat};
 use crate::measure::{ExportedRequest, Measurements};
 use crate::otlp::answer::Answer;
 use crate::otlp::envelope::Envelope;
-use crate::policy::{Policy, Verdict};
+use crate::policy::{self, Policy, Verdict};
 use crate::record::Encoder;
 use crate::redact::Redactor;
 use crate::request::FinishedRequest;
 use crate::route::Routes;
+use backlog::{Backlog, Judged};
 
 /// The name of the instrumentation scope, and of the product.
 const SCOPE_NAME: &str = "offpath";
@@ -43,20 +46,21 @@ pub struct Node {
     pub cluster: String,
 }
 
-/// A request whose record is kept, while the rest of it is asked for.
-#[derive(Debug)]
+/// What was decided on a request that becomes a record.
+#[derive(Debug, Clone, Copy)]
 pub struct Kept {
     weight: f64,
-    route_index: Option<u16>,
 }
 
 /// One root context's way of a record.
 #[derive(Debug)]
 pub struct Pipeline {
     config: Config,
-    plan: Rc<Plan>,
-    routes: Rc<Routes>,
-    policy: Policy,
+    plan: Arc<Plan>,
+    routes: Arc<Routes>,
+    /// `None` where every request becomes a record.
+    policy: Option<Policy>,
+    backlog: Backlog,
     instance_id: Uuid,
     envelope: Envelope,
     encoder: Encoder,
@@ -96,12 +100,14 @@ impl Pipeline {
         // Workers start in phase; the first export comes after half an interval up to a whole one.
         let first_export = interval / 2 + interval / 2 / 256 * u64::from(random[0]);
         let (seed, other_seed) = instance_id.as_u64_pair();
-        let routes = Rc::new(Routes::new(&config.routes)?);
+        let routes = Arc::new(Routes::new(&config.routes)?);
         let redactor = Redactor::new(&config, &routes)?;
         Ok(Self {
-            plan: Rc::new(Plan::new(&config)),
+            plan: Arc::new(Plan::new(&config)),
             routes,
-            policy: Policy::new(&config.logs, &config.routes, other_seed),
+            policy: policy::lets_any_go(&config.logs, &config.routes)
+                .then(|| Policy::new(&config.logs, &config.routes, other_seed)),
+            backlog: Backlog::default(),
             instance_id,
             encoder: Encoder::new(&config.logs, redactor, max_record_bytes),
             batcher: Batcher::new(&config.batch),
@@ -117,7 +123,7 @@ impl Pipeline {
     }
 
     /// What is asked of the host about each request.
-    pub fn plan(&self) -> &Rc<Plan> {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
@@ -126,54 +132,26 @@ impl Pipeline {
         (self.config.batch.max_delay / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
-    /// A request has finished, of which both stages of the plan were captured: all that [`Pipeline::judge`] and
-    /// [`Pipeline::record`] do.
-    pub fn observe(&mut self, captured: &Captured, now_unix_nano: u64) {
-        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
-        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
-        if let Some(kept) = self.judge_request(&mut request, &routes, now_unix_nano) {
-            self.record_request(&mut request, &kept, now_unix_nano);
-        }
-    }
-
-    /// A request has finished, of which the plan's first stage was captured: measures it, and decides on its record.
-    /// Where it is kept, the rest of the plan is wanted, and [`Pipeline::record`] then.
+    /// A request has finished, of which the plan's first stage was captured: decides on its record, and counts it. Where
+    /// it is kept, the rest of the plan is wanted; whatever was decided, [`Pipeline::observe`] is to follow in the same hook.
     pub fn judge(&mut self, captured: &Captured, now_unix_nano: u64) -> Option<Kept> {
-        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
-        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
-        self.judge_request(&mut request, &routes, now_unix_nano)
-    }
-
-    /// Makes a record of a request that is kept, of which all was captured.
-    pub fn record(&mut self, captured: &Captured, kept: &Kept, now_unix_nano: u64) {
-        let (plan, routes) = (Rc::clone(&self.plan), Rc::clone(&self.routes));
-        let mut request = FinishedRequest::read(&plan, captured, now_unix_nano);
-        // Where the decision had no use for the path, the route is not known yet.
-        request.route = match kept.route_index {
-            Some(index) => routes.get(index),
-            None => routes.find(request.path_and_query().0),
-        };
-        self.record_request(&mut request, kept, now_unix_nano);
-    }
-
-    fn judge_request<'r>(
-        &mut self,
-        request: &mut FinishedRequest<'r>,
-        routes: &'r Routes,
-        now_unix_nano: u64,
-    ) -> Option<Kept> {
-        request.route = routes.find(request.path_and_query().0);
-        if self.config.metrics.enabled {
-            self.measurements.record(request);
-            self.has_new_measurements = true;
-        }
         if !self.config.logs.enabled {
             return None;
         }
-        match self.policy.judge(request, now_unix_nano) {
+        let verdict = match &mut self.policy {
+            Some(policy) => {
+                let mut request = FinishedRequest::read(&self.plan, captured, now_unix_nano);
+                if policy.needs_route() {
+                    request.route = self.routes.find(request.path_and_query().0);
+                }
+                policy.judge(&request, now_unix_nano)
+            }
+            None => Verdict::Keep { weight: 1.0 },
+        };
+        match verdict {
             Verdict::Keep { weight } => {
                 self.ledger.captured();
-                Some(Kept { weight, route_index: request.route.map(|route| route.index) })
+                Some(Kept { weight })
             }
             Verdict::SampledOut => {
                 self.ledger.sampled_out();
@@ -187,16 +165,49 @@ impl Pipeline {
         }
     }
 
-    fn record_request(&mut self, request: &mut FinishedRequest<'_>, kept: &Kept, now_unix_nano: u64) {
-        request.sample_weight = kept.weight;
+    /// Takes over all that was captured of a request that was judged. It is measured and, if it is kept, made a record of
+    /// now or with one of the next requests, but not after the next tick. Returns what the next one is to be captured in.
+    pub fn observe(&mut self, mut captured: Captured, kept: Option<Kept>, now_unix_nano: u64) -> Captured {
+        if kept.is_none() && !self.config.metrics.enabled {
+            captured.clear();
+            return captured;
+        }
+        let next = self.backlog.push(Judged { captured, kept, ended_unix_nano: now_unix_nano });
+        let records = self.batcher.records() + self.backlog.records();
+        if self.backlog.is_full() || records >= self.config.batch.max_records as u64 {
+            self.catch_up(now_unix_nano);
+        }
+        next
+    }
+
+    /// Works on all that waits for it.
+    fn catch_up(&mut self, now_unix_nano: u64) {
+        let (plan, routes) = (Arc::clone(&self.plan), Arc::clone(&self.routes));
+        while let Some(Judged { captured, kept, ended_unix_nano }) = self.backlog.pop() {
+            let mut request = FinishedRequest::read(&plan, &captured, ended_unix_nano);
+            request.route = routes.find(request.path_and_query().0);
+            if self.config.metrics.enabled {
+                self.measurements.record(&request);
+                self.has_new_measurements = true;
+            }
+            if let Some(Kept { weight }) = kept {
+                request.sample_weight = weight;
+                self.record(&request, now_unix_nano);
+            }
+            self.backlog.recycle(captured);
+        }
+    }
+
+    fn record(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) {
         let failed_attributes = request.failed_attributes();
         if failed_attributes > 0 {
             self.ledger.add(Stat::AttributeFailures, failed_attributes);
         }
+        let ended_unix_nano = request.ended_unix_nano;
         let encoder = &mut self.encoder;
         let full = self
             .batcher
-            .push(&self.envelope, now_unix_nano, |out| encoder.encode(request, now_unix_nano, out));
+            .push(&self.envelope, ended_unix_nano, |out| encoder.encode(request, ended_unix_nano, out));
         self.offer_logs(full, now_unix_nano);
     }
 
@@ -205,8 +216,10 @@ impl Pipeline {
         self.ledger.add(Stat::CaptureFallbacks, 1);
     }
 
-    /// Time has passed: seals the open batch when it is old enough, exports the histograms when they are due.
+    /// Time has passed: works on what waits, seals the open batch when it is old enough, exports the histograms when they are
+    /// due.
     pub fn tick(&mut self, now_unix_nano: u64) {
+        self.catch_up(now_unix_nano);
         if self.draining {
             self.flush(now_unix_nano);
             return;
@@ -228,18 +241,20 @@ impl Pipeline {
     pub fn drain(&mut self, now_unix_nano: u64) {
         self.draining = true;
         self.delivery.begin_drain(now_unix_nano);
+        self.catch_up(now_unix_nano);
         self.flush(now_unix_nano);
     }
 
     /// Whether a drain has nothing left to do.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.batcher.records() == 0 && !self.has_news() && self.delivery.is_empty()
+        let is_encoded = self.backlog.is_empty() && self.batcher.records() == 0;
+        self.draining && is_encoded && !self.has_news() && self.delivery.is_empty()
     }
 
     /// Counts all that is left as lost to the shutdown.
     pub fn abandon(&mut self) {
-        let open = self.batcher.seal();
-        self.ledger.dropped(Reason::Shutdown, open.map_or(0, |open| open.records));
+        let open = self.batcher.seal().map_or(0, |open| open.records);
+        self.ledger.dropped(Reason::Shutdown, self.backlog.forget_records() + open);
         self.delivery.abandon(&mut self.ledger);
     }
 
@@ -250,6 +265,7 @@ impl Pipeline {
 
     /// Throws away all records that are held, uncounted: another machine has counted them, taking this one for lost.
     pub fn forget(&mut self) {
+        self.backlog.forget_records();
         self.batcher.seal();
         self.delivery.forget(&mut self.ledger);
         self.absorb_handed_back();

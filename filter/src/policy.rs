@@ -48,7 +48,7 @@ pub struct Policy {
     by: SampleBy,
     keep_errors: bool,
     default: Rule,
-    /// By route.
+    /// By route; none where no route has one of its own.
     rules: Vec<Rule>,
     limiter: Option<Limiter>,
     chance: fastrand::Rng,
@@ -81,13 +81,22 @@ impl Policy {
             by: config.sample_by,
             keep_errors: config.keep_errors,
             default: Rule::new(config.sample_ratio, config.keep_slower_than),
-            rules: routes.iter().map(rule).collect(),
+            rules: if routes.iter().any(Route::has_own_rule) {
+                routes.iter().map(rule).collect()
+            } else {
+                Vec::new()
+            },
             limiter: config.max_records_per_second.map(Limiter::new),
             chance: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// Decides on the record of a request, which knows its route.
+    /// Whether a request's route has a say.
+    pub fn needs_route(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// Decides on the record of a request, which knows its route where that has a say.
     pub fn judge(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) -> Verdict {
         let (share, lowered) = self.shares(request, now_unix_nano);
         if !share.has(|| self.randomness(request)) {

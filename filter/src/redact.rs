@@ -15,7 +15,7 @@ mod templates;
 mod user_info;
 
 use std::borrow::Cow;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::config::{ClientAddress, Config, ConfigError};
 use crate::route::Routes;
@@ -57,7 +57,7 @@ impl Redactor {
     ///
     /// # Errors
     /// When `redact.path_params` names a parameter that no template has.
-    pub fn new(config: &Config, routes: &Rc<Routes>) -> Result<Self, ConfigError> {
+    pub fn new(config: &Config, routes: &Arc<Routes>) -> Result<Self, ConfigError> {
         let secret_headers = names::secret_headers(&config.redact.header_values);
         let is_secret = |name: &str| secret_headers.iter().any(|known| known == name);
         Ok(Self {

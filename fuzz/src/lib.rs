@@ -37,7 +37,7 @@ pub fn configuration(bytes: &[u8]) {
         Config::parse(bytes).and_then(|config| Pipeline::new(config, &Node::default(), [7; 16], NOW));
     match configured {
         Ok(mut pipeline) => {
-            pipeline.observe(&Captured::default(), NOW);
+            observe(&mut pipeline, Captured::default());
             pipeline.drain(NOW);
             let _ = exports(&mut pipeline);
         }
@@ -71,7 +71,7 @@ pub fn captured(bytes: &[u8]) {
     for _ in pipeline.plan().property_paths() {
         captured.push(take_value(&mut rest));
     }
-    pipeline.observe(&captured, NOW);
+    observe(&mut pipeline, captured);
     pipeline.drain(NOW);
     let mut records = Vec::new();
     for (path, body) in exports(&mut pipeline) {
@@ -89,6 +89,12 @@ pub fn captured(bytes: &[u8]) {
     let names: BTreeSet<&str> = record.attributes.iter().map(|attribute| attribute.key.as_str()).collect();
     assert_eq!(names.len(), record.attributes.len(), "an attribute comes twice: {record:?}");
     assert!(record.attributes.iter().all(|attribute| attribute.value.is_some()), "{record:?}");
+}
+
+/// A request that ends.
+fn observe(pipeline: &mut Pipeline, captured: Captured) {
+    let kept = pipeline.judge(&captured, NOW);
+    pipeline.observe(captured, kept, NOW);
 }
 
 /// A byte that says how long the value is, 0 for none and 255 for two more bytes that say it; then the value, as far as

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use offpath_benches::{
     Accepting, Durations, NOW_UNIX_NANO as NOW, config, host_answers, ordinary_request, take_answers,
@@ -109,7 +109,7 @@ fn record_encode(times: u32) -> Outcome {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let request = FinishedRequest::read(&plan, &captured, NOW);
-    let redactor = Redactor::new(&config, &Rc::new(Routes::new(&config.routes)?))?;
+    let redactor = Redactor::new(&config, &Arc::new(Routes::new(&config.routes)?))?;
     let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
     let mut out = Vec::new();
     for _ in 0..times {
@@ -133,9 +133,8 @@ fn batch_push_and_seal(times: u32) -> Outcome {
 
 fn observe(times: u32) -> Outcome {
     let mut accepting = Accepting::new(config(CONFIG)?)?;
-    let captured = ordinary_request(accepting.plan());
     for _ in 0..times {
-        accepting.observe(black_box(&captured));
+        accepting.observe().map_err(|_| "malformed answers")?;
     }
     Ok(())
 }
@@ -148,9 +147,11 @@ fn sampled_out_by_request_id(times: u32) -> Outcome {
     let mut pipeline = Pipeline::new(config, &Node::default(), [0; 16], NOW)?;
     let captured = ordinary_request(pipeline.plan());
     for _ in 0..times {
-        if pipeline.judge(black_box(&captured), NOW).is_some() {
+        let kept = pipeline.judge(black_box(&captured), NOW);
+        if kept.is_some() {
             return Err("the request was to be left out".into());
         }
+        black_box(pipeline.observe(captured.clone(), kept, NOW));
         pipeline.ledger().take_changes(|stat, change| {
             black_box((stat, change));
         });

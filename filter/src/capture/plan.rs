@@ -223,13 +223,12 @@ fn is_for_record(field: Field, used_by: Use, config: &Config) -> bool {
 /// Whether the field has a say in which records are kept.
 fn is_for_decision(field: Field, config: &Config) -> bool {
     let logs = &config.logs;
-    let has_own_rule = |route: &Route| route.sample_ratio.is_some() || route.keep_slower_than.is_some();
     match field {
         Field::Duration => {
             logs.keep_slower_than.is_some()
                 || config.routes.iter().any(|route| route.keep_slower_than.is_some())
         }
-        Field::Path => config.routes.iter().any(has_own_rule),
+        Field::Path => config.routes.iter().any(Route::has_own_rule),
         Field::Status | Field::Flags | Field::GrpcStatus | Field::ContentType => logs.keep_errors,
         Field::Traceparent | Field::Tracestate => logs.sample_by == SampleBy::Trace,
         Field::RequestId => logs.sample_by != SampleBy::Random,

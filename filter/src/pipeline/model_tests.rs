@@ -327,7 +327,8 @@ fn observe(pipeline: &mut Pipeline, id: u64, len: usize, now: u64) {
     let path = format!("/{id}/{}", "x".repeat(len));
     let told = Told::ordinary().text("request.path", &path).int("request.time", id as i64);
     let captured = told.captured(pipeline.plan());
-    pipeline.observe(&captured, now);
+    let kept = pipeline.judge(&captured, now);
+    pipeline.observe(captured, kept, now);
 }
 
 /// As many uniform batches as the configuration asks room for, less a byte.

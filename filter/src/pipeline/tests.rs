@@ -13,7 +13,8 @@ fn pipeline(sections: &str) -> Pipeline {
 
 fn observe(pipeline: &mut Pipeline, now: u64) {
     let captured = Told::ordinary().captured(pipeline.plan());
-    pipeline.observe(&captured, now);
+    let kept = pipeline.judge(&captured, now);
+    pipeline.observe(captured, kept, now);
 }
 
 /// Sends all that may be sent, under the tokens from `first_token` on; returns the paths and batch names.
@@ -96,34 +97,15 @@ fn disabled_signals_are_neither_captured_nor_sent() {
 }
 
 #[test]
-fn a_request_that_is_judged_first_and_told_later_makes_the_same_record() {
-    let sections = r#""logs":{"max_records_per_second":9},"routes":["/orders/{id}"]"#;
-    let sent = |act: fn(&mut Pipeline, &Captured)| {
-        let mut pipeline = pipeline(sections);
-        let captured = Told::ordinary().captured(pipeline.plan());
-        act(&mut pipeline, &captured);
-        pipeline.drain(NOW);
-        assert_eq!(pipeline.ledger().get(Stat::RecordsPending), 1);
-        pipeline.take_next(NOW).unwrap().body
-    };
-    let at_once = sent(|pipeline, captured| pipeline.observe(captured, NOW));
-    let in_two_steps = sent(|pipeline, captured| {
-        let kept = pipeline.judge(captured, NOW).unwrap();
-        pipeline.record(captured, &kept, NOW);
-    });
-    assert_eq!(in_two_steps, at_once);
-}
-
-#[test]
 fn what_is_not_kept_is_counted_and_measured() {
     for (sampling, stat) in [
         (r#""sample_ratio":0"#, Stat::RecordsSampledOut),
         (r#""max_records_per_second":1"#, Stat::RecordsDropped(Reason::RateLimited)),
     ] {
         let mut pipeline = pipeline(&format!(r#""logs":{{{sampling}}},"metrics":{{"interval":"1s"}}"#));
-        let captured = Told::ordinary().captured(pipeline.plan());
-        let kept = (0..3).filter(|_| pipeline.judge(&captured, NOW).is_some()).count();
-        assert_eq!(pipeline.ledger().get(stat), 3 - kept as i64, "{sampling}");
+        (0..3).for_each(|_| observe(&mut pipeline, NOW));
+        let kept = pipeline.ledger().get(Stat::RecordsPending);
+        assert_eq!(pipeline.ledger().get(stat), 3 - kept, "{sampling}");
         assert_eq!(pipeline.ledger().get(Stat::RecordsCaptured), 3, "{sampling}");
         pipeline.tick(NOW + 1000 * MS);
         let metrics = std::iter::from_fn(|| pipeline.take_next(NOW)).last().unwrap();
@@ -280,4 +262,10 @@ fn points(body: &[u8]) -> Vec<(u64, u64)> {
         _ => Vec::new(),
     });
     points.map(|point| (point.count, point.start_time_unix_nano)).collect()
+}
+
+#[test]
+fn a_pipeline_may_be_handed_from_thread_to_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&pipeline(""));
 }

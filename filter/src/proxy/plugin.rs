@@ -1,6 +1,6 @@
 //! One configured root context: the pipeline, and the host calls that feed it and that carry out what it says.
 
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::{error, warn};
@@ -65,17 +65,16 @@ impl Plugin {
         if host::property(b"request\0headers\0x-offpath-trap").is_some() {
             std::process::abort();
         }
-        let plan = Rc::clone(self.pipeline.plan());
-        self.captured.clear();
+        let plan = Arc::clone(self.pipeline.plan());
         let mut is_listed = self.first.fetch(plan.first(), &mut self.captured);
         // Behind the longest of the host calls: should the machine stall, then there.
         let now = self.enter();
-        if plan.rest().is_empty() {
-            self.pipeline.observe(&self.captured, now);
-        } else if let Some(kept) = self.pipeline.judge(&self.captured, now) {
+        let kept = self.pipeline.judge(&self.captured, now);
+        if kept.is_some() && !plan.rest().is_empty() {
             is_listed &= self.rest.fetch(plan.rest(), &mut self.captured);
-            self.pipeline.record(&self.captured, &kept, now);
         }
+        let captured = std::mem::take(&mut self.captured);
+        self.captured = self.pipeline.observe(captured, kept, now);
         if !is_listed {
             self.pipeline.capture_fell_back();
         }

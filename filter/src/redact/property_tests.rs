@@ -75,7 +75,8 @@ fn outputs(told: &Told, when_full: &str) -> Vec<Vec<u8>> {
     let mut outputs = Vec::new();
     let times = if when_full == "spill" { 600 } else { 1 };
     for _ in 0..times {
-        pipeline.observe(&captured, NOW);
+        let kept = pipeline.judge(&captured, NOW);
+        pipeline.observe(captured.clone(), kept, NOW);
     }
     outputs.extend(pipeline.take_spilled().into_iter().map(String::into_bytes));
     pipeline.drain(NOW);

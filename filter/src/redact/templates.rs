@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
@@ -27,7 +27,7 @@ const MIN_SEGMENT_BYTES: usize = 4;
 /// The templates' parameters that are secrets.
 #[derive(Debug)]
 pub(super) struct Templates {
-    routes: Rc<Routes>,
+    routes: Arc<Routes>,
     secrets: Vec<String>,
     /// Of the request at hand: what stood in the secret parameters' places, as [`comparable`] has it.
     segments: Vec<Vec<u8>>,
@@ -40,7 +40,7 @@ impl Templates {
     ///
     /// # Errors
     /// When a name is no template's: the segment that it is meant for would be told.
-    pub(super) fn new(secrets: &[String], routes: &Rc<Routes>) -> Result<Option<Self>, ConfigError> {
+    pub(super) fn new(secrets: &[String], routes: &Arc<Routes>) -> Result<Option<Self>, ConfigError> {
         if let Some((index, name)) = secrets.iter().enumerate().find(|(_, name)| !routes.have_parameter(name))
         {
             return Err(ConfigError::new(format!(
@@ -48,7 +48,7 @@ impl Templates {
             )));
         }
         let templates = Self {
-            routes: Rc::clone(routes),
+            routes: Arc::clone(routes),
             secrets: secrets.to_vec(),
             segments: Vec::new(),
             tried_bytes: Cell::new(0),
@@ -262,7 +262,7 @@ mod tests {
         };
         let routes = ["/reset/{token}", "/a/{id}/{token}.pdf", "/files/{*rest}", "/{*all}"].map(route);
         let secrets: Vec<_> = secrets.iter().map(|&name| name.to_owned()).collect();
-        Templates::new(&secrets, &Rc::new(Routes::new(&routes).unwrap()))
+        Templates::new(&secrets, &Arc::new(Routes::new(&routes).unwrap()))
     }
 
     #[test]

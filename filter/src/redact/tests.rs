@@ -1,13 +1,13 @@
 //! What is told of each kind of value, and that secrets planted in all of them are in nothing that leaves the plugin.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::*;
 use crate::testing::config;
 
 fn redactor(sections: &str) -> Redactor {
     let config = config(sections);
-    Redactor::new(&config, &Rc::new(Routes::new(&config.routes).unwrap())).unwrap()
+    Redactor::new(&config, &Arc::new(Routes::new(&config.routes).unwrap())).unwrap()
 }
 
 fn text(told: Cow<'_, [u8]>) -> String {
