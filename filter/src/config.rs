@@ -30,7 +30,8 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl ConfigError {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// One line: what was wrong, where, which value, what is allowed.
+    pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }

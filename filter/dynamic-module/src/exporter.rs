@@ -1,0 +1,233 @@
+//! The bootstrap extension: everything that needs the main thread.
+//!
+//! It knows all workers' pipelines, ticks them, makes the calls that they want made, and hands each answer to whom it belongs.
+//! Before Envoy ends it drains them, and Envoy waits for it, but no longer than [`MAX_SHUTDOWN`]: what is left then is counted as
+//! lost to the shutdown.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use offpath_filter::otlp::answer::Answer;
+
+use crate::abi::{Level, Proxy, write_log};
+use crate::logger::{Shared, Worker, now_unix_nano};
+use crate::statistics::Statistics;
+
+/// How long Envoy's end waits for the collector.
+const MAX_SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// How often the main thread looks after workers that do not say otherwise.
+const TICK: Duration = Duration::from_millis(250);
+
+/// The most of an answer's body that is read: a partial success is far smaller.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The one that loggers find. A bootstrap extension and an access logger share nothing but the library, so there is no other
+/// place for it.
+static CURRENT: Mutex<Option<Arc<Exporter>>> = Mutex::new(None);
+
+/// What makes the calls of all workers.
+pub(crate) struct Exporter {
+    proxy: Proxy,
+    statistics: Statistics,
+    workers: Mutex<Vec<Arc<Worker>>>,
+    /// Whether the main thread has been told that there is something to do.
+    is_awake: AtomicBool,
+    shutdown: Mutex<Option<Shutdown>>,
+}
+
+/// Envoy waits for this.
+struct Shutdown {
+    since: Instant,
+    complete: Box<dyn FnOnce() + Send>,
+}
+
+/// What came back of a call.
+pub(crate) struct Response<'r> {
+    pub(crate) headers: Vec<(&'r [u8], &'r [u8])>,
+    pub(crate) body: Vec<&'r [u8]>,
+}
+
+impl Exporter {
+    /// Begins, and lets Envoy take traffic. From now on loggers find it.
+    pub(crate) fn start(proxy: Proxy) -> Arc<Self> {
+        let exporter = Arc::new(Self {
+            statistics: Statistics::define(&proxy),
+            proxy,
+            workers: Mutex::default(),
+            is_awake: AtomicBool::new(false),
+            shutdown: Mutex::default(),
+        });
+        exporter.proxy.set_timer(TICK);
+        exporter.proxy.init_complete();
+        *lock(&CURRENT) = Some(Arc::clone(&exporter));
+        exporter
+    }
+
+    /// The one that has begun in this process, if it has not ended.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        lock(&CURRENT).clone()
+    }
+
+    /// Looks after another worker.
+    pub(crate) fn add(&self, worker: Arc<Worker>) {
+        lock(&self.workers).push(worker);
+        self.wake();
+    }
+
+    /// Tells Envoy what has changed: its log the records that found no room, then its statistics. On any thread.
+    pub(crate) fn tell(&self, shared: &mut Shared) {
+        for line in shared.pipeline.take_spilled() {
+            write_log(Level::Warn, &line);
+        }
+        self.statistics.tell(&self.proxy, shared.pipeline.ledger());
+    }
+
+    /// There is something to send. On any thread; many that say so at once wake the main thread once.
+    pub(crate) fn wake(&self) {
+        if !self.is_awake.swap(true, Ordering::AcqRel) {
+            self.proxy.wake_main_thread();
+        }
+    }
+
+    /// The main thread is awake.
+    pub(crate) fn awoken(&self) {
+        self.is_awake.store(false, Ordering::Release);
+        self.set_timer();
+        self.for_each(|worker| self.send(worker));
+        self.end_what_is_done();
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&self) {
+        self.for_each(|worker| {
+            let mut shared = worker.lock();
+            shared.pipeline.tick(now_unix_nano());
+            self.tell(&mut shared);
+            drop(shared);
+            self.send(worker);
+        });
+        self.end_what_is_done();
+        self.set_timer();
+    }
+
+    /// The answer to a call, or that there is none.
+    pub(crate) fn answered(&self, token: u64, response: Option<Response<'_>>) {
+        let header = |name: &[u8]| {
+            let headers = response.iter().flat_map(|response| &response.headers);
+            headers.clone().find(|(other, _)| *other == name).map(|(_, value)| *value)
+        };
+        let status = header(b":status").and_then(|status| str::from_utf8(status).ok()?.parse().ok());
+        let retry_after = header(b"retry-after").unwrap_or_default();
+        let mut body =
+            response.iter().flat_map(|response| &response.body).copied().collect::<Vec<_>>().concat();
+        body.truncate(MAX_ANSWER_BYTES);
+        self.for_each(|worker| {
+            let answer = Answer { status, retry_after, body: &body };
+            let mut shared = worker.lock();
+            // The token is one pipeline's; the others do not know it.
+            let took_ms = shared.pipeline.answered(short(token), answer, now_unix_nano());
+            if let Some(took_ms) = took_ms {
+                self.statistics.record_export(&self.proxy, Duration::from_millis(took_ms));
+                self.tell(&mut shared);
+                drop(shared);
+                self.send(worker);
+            }
+        });
+        self.end_what_is_done();
+    }
+
+    /// Envoy is about to end, and does when `complete` is called.
+    pub(crate) fn shut_down(&self, complete: Box<dyn FnOnce() + Send>) {
+        *lock(&self.shutdown) = Some(Shutdown { since: Instant::now(), complete });
+        self.for_each(|worker| {
+            let mut shared = worker.lock();
+            shared.pipeline.drain(now_unix_nano());
+            self.tell(&mut shared);
+            drop(shared);
+            self.send(worker);
+        });
+        self.end_what_is_done();
+    }
+
+    /// Envoy's side is gone.
+    pub(crate) fn end(&self) {
+        self.abandon();
+        self.proxy.forget();
+        lock(&CURRENT).take();
+    }
+
+    /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
+    /// answered before it is refused.
+    fn send(&self, worker: &Worker) {
+        loop {
+            let mut shared = worker.lock();
+            let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
+                self.tell(&mut shared);
+                return;
+            };
+            let (generation, headers) = (shared.generation, shared.pipeline.call_headers(&batch));
+            let (cluster, timeout) = (shared.pipeline.cluster().to_owned(), shared.pipeline.call_timeout());
+            drop(shared);
+            let token = self.proxy.call(&cluster, &headers, &batch.body, timeout);
+            let mut shared = worker.lock();
+            if shared.generation != generation {
+                continue;
+            }
+            match token {
+                Some(token) => shared.pipeline.dispatched(batch, short(token), now_unix_nano()),
+                None => shared.pipeline.refused(batch, now_unix_nano()),
+            }
+        }
+    }
+
+    /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have, or have had their time.
+    fn end_what_is_done(&self) {
+        lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
+        let mut shutdown = lock(&self.shutdown);
+        let Some(Shutdown { since, .. }) = &*shutdown else { return };
+        let is_over = since.elapsed() >= MAX_SHUTDOWN;
+        if is_over || lock(&self.workers).iter().all(|worker| worker.lock().pipeline.is_drained()) {
+            let complete = shutdown.take().map(|shutdown| shutdown.complete);
+            drop(shutdown);
+            if is_over {
+                self.abandon();
+            }
+            if let Some(complete) = complete {
+                complete();
+            }
+        }
+    }
+
+    /// Counts what is left as lost.
+    fn abandon(&self) {
+        self.for_each(|worker| {
+            let mut shared = worker.lock();
+            shared.pipeline.abandon();
+            self.tell(&mut shared);
+        });
+    }
+
+    /// As often as the one wants it that wants it most.
+    fn set_timer(&self) {
+        let ticks = lock(&self.workers).iter().map(|worker| worker.lock().pipeline.tick_period()).min();
+        self.proxy.set_timer(ticks.unwrap_or(TICK));
+    }
+
+    /// The list may change meanwhile: a call may end what is on it.
+    fn for_each(&self, act: impl Fn(&Worker)) {
+        let workers = lock(&self.workers).clone();
+        workers.iter().for_each(|worker| act(worker));
+    }
+}
+
+/// The pipeline's tokens are 32 bits, as those of proxy-wasm: no two calls under way are four thousand million calls apart.
+fn short(token: u64) -> u32 {
+    (token & u64::from(u32::MAX)) as u32
+}
+
+/// Nothing that is behind such a lock can be left half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,202 @@
+//! What a plan asks of the host, answered by Envoy's own functions.
+//!
+//! A [`Stage`] names what it wants as wasm properties are named. Headers are handed over as the map that a wasm host would
+//! return, so that repeated headers mean the same in both shells; everything else is fetched one by one, which costs a function
+//! call here. What has no source here cannot be configured either: see [`unavailable`].
+
+use offpath_filter::capture::{Captured, Stage};
+use offpath_filter::config::Config;
+
+use crate::abi::{Attribute, Header, HeaderMap, Stream, Timing};
+
+/// Where a value comes from.
+#[derive(Debug)]
+enum Source {
+    StartTime,
+    Duration,
+    UpstreamDuration,
+    RequestSize,
+    ResponseSize,
+    Flags,
+    GrpcStatus,
+    ClientAddress,
+    UpstreamAddress,
+    Cluster,
+    Text(Attribute),
+    Int(Attribute),
+    Header(HeaderMap, Vec<u8>),
+    /// Envoy does not tell loggers.
+    Nowhere,
+}
+
+/// The sources of a stage's values.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    has_header_map: bool,
+    /// Of those that are not in the header map.
+    others: Vec<Source>,
+}
+
+/// Space that is used again for each request.
+#[derive(Default)]
+pub(crate) struct Space {
+    headers: Vec<Header>,
+    address: Vec<u8>,
+}
+
+impl Sources {
+    /// Finds them.
+    pub(crate) fn of(stage: &Stage) -> Self {
+        Self {
+            has_header_map: !stage.headers().is_empty(),
+            others: stage
+                .property_paths()
+                .iter()
+                .skip(stage.headers().len())
+                .map(|path| source(path))
+                .collect(),
+        }
+    }
+
+    /// Asks for the stream's values.
+    pub(crate) fn fetch(
+        &self,
+        stage: &Stage,
+        stream: &Stream<'_>,
+        space: &mut Space,
+        captured: &mut Captured,
+    ) {
+        if self.has_header_map {
+            let map = pairs(stream.headers(HeaderMap::Request, &mut space.headers));
+            // A map that this module has written can be read.
+            if captured.take_headers(map, stage.headers()).is_err() {
+                stage.headers().iter().for_each(|_| captured.push(None));
+            }
+        }
+        let timing = stream.timing();
+        for source in &self.others {
+            source.push(stream, &timing, &mut space.address, captured);
+        }
+    }
+}
+
+impl Source {
+    fn push(&self, stream: &Stream<'_>, timing: &Timing, space: &mut Vec<u8>, captured: &mut Captured) {
+        let number = |captured: &mut Captured, value: Option<u64>| {
+            captured.push(value.map(u64::to_le_bytes).as_ref().map(<[u8; 8]>::as_slice));
+        };
+        match self {
+            Self::StartTime => number(captured, u64::try_from(timing.start_unix_nano).ok()),
+            Self::Duration => number(captured, u64::try_from(timing.request_complete_nano).ok()),
+            Self::UpstreamDuration => number(captured, upstream_duration_nano(timing)),
+            Self::RequestSize => number(captured, Some(stream.total_sizes().0)),
+            Self::ResponseSize => number(captured, Some(stream.total_sizes().1)),
+            Self::Flags => number(captured, Some(stream.response_flags())),
+            Self::GrpcStatus => number(captured, grpc_status(stream)),
+            Self::ClientAddress => captured.push(socket_address(stream.client_address(), space)),
+            Self::UpstreamAddress => captured.push(socket_address(stream.upstream_address(), space)),
+            Self::Cluster => captured.push(stream.upstream_cluster()),
+            Self::Text(attribute) => captured.push(stream.text(*attribute)),
+            Self::Int(attribute) => number(captured, stream.int(*attribute)),
+            Self::Header(map, name) => captured.push(header(stream, *map, name).as_deref()),
+            Self::Nowhere => captured.push(None),
+        }
+    }
+}
+
+/// What a configuration wants and Envoy does not tell loggers: the key's path, and why.
+pub(crate) fn unavailable(config: &Config) -> Option<(&'static str, &'static str)> {
+    if config.metrics.attributes.virtual_host_name {
+        return Some((
+            "metrics.attributes",
+            "`envoy.virtual_host.name` is not available to a dynamic module",
+        ));
+    }
+    (!config.logs.attributes.is_empty())
+        .then_some(("logs.attributes", "expressions are not available to a dynamic module"))
+}
+
+fn source(path: &[u8]) -> Source {
+    let header = |map, name: &[u8]| Source::Header(map, name.to_vec());
+    match path {
+        b"request\0time" => Source::StartTime,
+        b"request\0duration" => Source::Duration,
+        b"response\0backend_latency" => Source::UpstreamDuration,
+        b"request\0total_size" => Source::RequestSize,
+        b"response\0total_size" => Source::ResponseSize,
+        b"response\0flags" => Source::Flags,
+        b"response\0grpc_status" => Source::GrpcStatus,
+        b"source\0address" => Source::ClientAddress,
+        b"upstream\0address" => Source::UpstreamAddress,
+        b"xds\0cluster_name" => Source::Cluster,
+        b"xds\0route_name" => Source::Text(Attribute::XdsRouteName),
+        b"request\0protocol" => Source::Text(Attribute::RequestProtocol),
+        b"response\0code_details" => Source::Text(Attribute::ResponseCodeDetails),
+        b"response\0code" => Source::Int(Attribute::ResponseCode),
+        b"request\0method" => header(HeaderMap::Request, b":method"),
+        b"request\0path" => header(HeaderMap::Request, b":path"),
+        b"request\0scheme" => header(HeaderMap::Request, b":scheme"),
+        b"request\0host" => header(HeaderMap::Request, b":authority"),
+        b"request\0useragent" => header(HeaderMap::Request, b"user-agent"),
+        b"request\0id" => header(HeaderMap::Request, b"x-request-id"),
+        _ => match (path.strip_prefix(b"request\0headers\0"), path.strip_prefix(b"response\0headers\0")) {
+            (Some(name), _) => header(HeaderMap::Request, name),
+            (_, Some(name)) => header(HeaderMap::Response, name),
+            _ => Source::Nowhere,
+        },
+    }
+}
+
+/// From the first byte that went to the upstream to the last one that came from it, as CEL's `response.backend_latency`.
+fn upstream_duration_nano(timing: &Timing) -> Option<u64> {
+    let (sent, received) = (timing.first_upstream_tx_nano, timing.last_upstream_rx_nano);
+    (sent >= 0 && received >= 0).then(|| u64::try_from(received - sent).unwrap_or(0))
+}
+
+/// The trailers have it, or the headers of a response without a body.
+fn grpc_status(stream: &Stream<'_>) -> Option<u64> {
+    let status = |map| stream.header(map, b"grpc-status", 0);
+    let digits = status(HeaderMap::ResponseTrailers).or_else(|| status(HeaderMap::Response))?;
+    str::from_utf8(digits).ok()?.trim().parse().ok()
+}
+
+/// All values of a header, with commas between them, as CEL joins them.
+fn header(stream: &Stream<'_>, map: HeaderMap, name: &[u8]) -> Option<Vec<u8>> {
+    let mut joined = stream.header(map, name, 0)?.to_vec();
+    let is_pseudo = name.starts_with(b":");
+    for index in (1..).take_while(|_| !is_pseudo) {
+        let Some(value) = stream.header(map, name, index) else { break };
+        joined.push(b',');
+        joined.extend_from_slice(value);
+    }
+    Some(joined)
+}
+
+/// As Envoy prints it: brackets around an IPv6 address.
+fn socket_address<'s>(address: Option<(&[u8], u32)>, space: &'s mut Vec<u8>) -> Option<&'s [u8]> {
+    let (ip, port) = address?;
+    let (before, behind): (&[u8], &[u8]) = if ip.contains(&b':') { (b"[", b"]:") } else { (b"", b":") };
+    space.clear();
+    space.extend([before, ip, behind].concat());
+    space.extend(port.to_string().bytes());
+    Some(space)
+}
+
+/// A header map as a wasm host returns it: serialized pairs.
+fn pairs<'h>(headers: impl ExactSizeIterator<Item = (&'h [u8], &'h [u8])> + Clone) -> Vec<u8> {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
+    let text_len: usize = headers.clone().map(|(name, value)| name.len() + value.len() + 2).sum();
+    let mut out = Vec::with_capacity(4 + 8 * headers.len() + text_len);
+    out.extend(number(headers.len()));
+    for (name, value) in headers.clone() {
+        out.extend(number(name.len()));
+        out.extend(number(value.len()));
+    }
+    for (name, value) in headers {
+        for half in [name, value] {
+            out.extend_from_slice(half);
+            out.push(0);
+        }
+    }
+    out
+}

@@ -1,0 +1,188 @@
+//! A worker's access logger: what its requests leave, into its own pipeline.
+//!
+//! A pipeline is shared with the main thread, which ticks it and sends what it has sealed. So it is behind a lock, which nobody
+//! holds for longer than the work of some requests, an export, or an answer; calls are made without it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use offpath_filter::capture::{Captured, Plan};
+use offpath_filter::config::{Config, ConfigError};
+use offpath_filter::ledger::{Reason, Stat};
+use offpath_filter::pipeline::{Node, Pipeline};
+
+use crate::abi::{Level, Stream, write_log};
+use crate::exporter::Exporter;
+use crate::fetch::{Sources, Space, unavailable};
+
+/// A logger's configuration, which is one for all workers.
+pub(crate) struct Configuration {
+    text: Vec<u8>,
+    exporter: Arc<Exporter>,
+}
+
+impl Configuration {
+    /// Reads it, and tries whether a pipeline can be made of it.
+    ///
+    /// # Errors
+    /// What the wasm plugin says too; and where there is no exporter, or something is wanted that no dynamic module gets.
+    pub(crate) fn read(text: &[u8], exporter: Option<Arc<Exporter>>) -> Result<Self, ConfigError> {
+        let config = Config::parse(text)?;
+        if let Some((key, reason)) = unavailable(&config) {
+            return Err(ConfigError::new(format!("configuration: `{key}`: {reason}")));
+        }
+        let exporter = exporter.ok_or_else(|| {
+            ConfigError::new("offpath is no bootstrap extension of this Envoy: `bootstrap_extensions` must have one of the same module, which sends what loggers write".to_owned())
+        })?;
+        let configuration = Self { text: text.to_vec(), exporter };
+        configuration.pipeline()?;
+        Ok(configuration)
+    }
+
+    fn pipeline(&self) -> Result<Pipeline, ConfigError> {
+        let mut random = [0; 16];
+        if let Err(reason) = getrandom::fill(&mut random) {
+            // Only uniqueness suffers, and the time is nearly as good.
+            write_log(
+                Level::Error,
+                &format!("offpath: no randomness ({reason}): the instance is named by the time"),
+            );
+            random[..8].copy_from_slice(&now_unix_nano().to_le_bytes());
+        }
+        Pipeline::new(Config::parse(&self.text)?, &Node::default(), random, now_unix_nano())
+    }
+}
+
+/// One worker's pipeline.
+pub(crate) struct Worker {
+    configuration: Arc<Configuration>,
+    shared: Mutex<Shared>,
+    /// Whether its logger is gone: when all is sent, nobody needs it.
+    is_gone: AtomicBool,
+}
+
+/// What is behind the lock.
+pub(crate) struct Shared {
+    pub(crate) pipeline: Pipeline,
+    /// Counts how often the pipeline was replaced: what was taken from another one is none of its business.
+    pub(crate) generation: u64,
+}
+
+impl Worker {
+    fn new(configuration: Arc<Configuration>) -> Result<Self, ConfigError> {
+        let shared = Mutex::new(Shared { pipeline: configuration.pipeline()?, generation: 0 });
+        Ok(Self { configuration, shared, is_gone: AtomicBool::new(false) })
+    }
+
+    /// The pipeline, when nobody else has it. A thread that panicked with it has left it to [`Worker::replace_pipeline`].
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Acquire)
+    }
+
+    /// After a panic nothing that the pipeline holds can be trusted: another one goes on, and what had no end yet is lost and
+    /// counted.
+    pub(crate) fn replace_pipeline(&self) {
+        let mut shared = self.lock();
+        self.shared.clear_poison();
+        let pending = u64::try_from(shared.pipeline.ledger().get(Stat::RecordsPending)).unwrap_or(0);
+        write_log(
+            Level::Error,
+            &format!("offpath: a hook has panicked; {pending} records are lost, and logging goes on"),
+        );
+        let ledger = shared.pipeline.ledger();
+        ledger.dropped(Reason::VmLost, pending);
+        ledger.set(Stat::QueueBytes, 0);
+        self.configuration.exporter.tell(&mut shared);
+        match self.configuration.pipeline() {
+            Ok(pipeline) => {
+                shared.pipeline = pipeline;
+                shared.generation += 1;
+            }
+            Err(reason) => write_log(Level::Error, &format!("offpath: {reason}")),
+        }
+    }
+}
+
+/// What Envoy calls on one thread.
+pub(crate) struct Logger {
+    worker: Arc<Worker>,
+    plan: Arc<Plan>,
+    first: Sources,
+    rest: Sources,
+    captured: Captured,
+    space: Space,
+}
+
+impl Logger {
+    /// For the thread that it is made on.
+    ///
+    /// # Errors
+    /// None that [`Configuration::read`] has not found.
+    pub(crate) fn new(configuration: &Arc<Configuration>) -> Result<Self, ConfigError> {
+        let worker = Arc::new(Worker::new(Arc::clone(configuration))?);
+        let plan = Arc::clone(worker.lock().pipeline.plan());
+        configuration.exporter.add(Arc::clone(&worker));
+        Ok(Self {
+            first: Sources::of(plan.first()),
+            rest: Sources::of(plan.rest()),
+            worker,
+            plan,
+            captured: Captured::default(),
+            space: Space::default(),
+        })
+    }
+
+    pub(crate) fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    /// A request has finished.
+    pub(crate) fn log(&mut self, stream: &Stream<'_>) {
+        let exporter = &self.worker.configuration.exporter;
+        self.first.fetch(self.plan.first(), stream, &mut self.space, &mut self.captured);
+        let now = now_unix_nano();
+        let mut shared = self.worker.lock();
+        #[cfg(feature = "trap")]
+        #[allow(clippy::panic, reason = "what the feature is for")]
+        if stream.header(crate::abi::HeaderMap::Request, b"x-offpath-trap", 0).is_some() {
+            panic!("a test asked for it");
+        }
+        let pipeline = &mut shared.pipeline;
+        let kept = pipeline.judge(&self.captured, now);
+        if kept.is_some() && !self.plan.rest().is_empty() {
+            self.rest.fetch(self.plan.rest(), stream, &mut self.space, &mut self.captured);
+        }
+        let queued_before = pipeline.ledger().get(Stat::QueueBytes);
+        self.captured = pipeline.observe(std::mem::take(&mut self.captured), kept, now);
+        let has_sealed = pipeline.ledger().get(Stat::QueueBytes) > queued_before;
+        exporter.tell(&mut shared);
+        drop(shared);
+        if has_sealed {
+            exporter.wake();
+        }
+    }
+}
+
+impl Drop for Logger {
+    /// The listener goes, or all of Envoy: what is here is sent all the same, if there is somebody to do it.
+    fn drop(&mut self) {
+        let exporter = &self.worker.configuration.exporter;
+        let mut shared = self.worker.lock();
+        shared.pipeline.drain(now_unix_nano());
+        exporter.tell(&mut shared);
+        drop(shared);
+        self.worker.is_gone.store(true, Ordering::Release);
+        exporter.wake();
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now_unix_nano() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+}
