@@ -17,12 +17,14 @@ use crate::{
     project::Project,
 };
 
-/// Builds the plugin to [`Project::plugin`] and the collector to [`Project::collector`].
+/// Builds the plugin to [`Project::plugin`], the dynamic module to [`Project::dynamic_module`] and the collector to
+/// [`Project::collector`].
 ///
 /// # Errors
 /// When something needed is missing (the error says what, and how to get it), or a build fails.
 pub fn build(project: &Project) -> anyhow::Result<()> {
     build_plugin(project)?;
+    build_dynamic_module(project)?;
     build_collector(project)
 }
 
@@ -55,6 +57,33 @@ fn build_filter(
     let linked = link_module(project, "offpath-filter", target, features, strip)?;
     let wasm = exports::keep_needed(&read(&linked)?).with_context(|| format!("in `{}`", linked.display()))?;
     write_whole(&wasm, module)
+}
+
+/// Builds the dynamic module alone.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_dynamic_module(project: &Project) -> anyhow::Result<()> {
+    build_library(project, project.target(), &[], &project.dynamic_module())
+}
+
+/// Builds the dynamic module to [`Project::panicking_dynamic_module`], with a panic in it that a request's header
+/// `x-offpath-trap` springs.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_panicking_dynamic_module(project: &Project) -> anyhow::Result<()> {
+    let target = project.target().join("trap");
+    build_library(project, &target, &["--features", "trap"], &project.panicking_dynamic_module())
+}
+
+fn build_library(project: &Project, target: &Path, features: &[&str], library: &Path) -> anyhow::Result<()> {
+    need::tools(&[Need::CCompiler])?;
+    let profile = "dynamic-module";
+    let arguments =
+        [&["build", "--package", "offpath-dynamic-module", "--profile", profile], features].concat();
+    run(command(project, &arguments).env("CARGO_TARGET_DIR", target))?;
+    write_whole(&read(&target.join(profile).join("liboffpath.so"))?, library)
 }
 
 /// Builds the module that makes the host calls it is told to make: to [`Project::probe`] with nothing but its own exports,
@@ -116,7 +145,7 @@ pub fn build_incident(project: &Project) -> anyhow::Result<()> {
 /// When an artefact is missing.
 pub fn describe(project: &Project) -> anyhow::Result<String> {
     let mut lines = Vec::new();
-    for path in [project.plugin(), project.collector()] {
+    for path in [project.plugin(), project.dynamic_module(), project.collector()] {
         let bytes = fs::metadata(&path).with_context(|| format!("cannot read `{}`", path.display()))?.len();
         lines.push(format!("{:>9.1} KiB  {}", bytes as f64 / 1024.0, path.display()));
     }

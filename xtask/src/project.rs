@@ -46,6 +46,18 @@ impl Project {
         self.target.join("offpath.wasm")
     }
 
+    /// The built dynamic module.
+    #[must_use]
+    pub fn dynamic_module(&self) -> PathBuf {
+        self.target.join("liboffpath.so")
+    }
+
+    /// The dynamic module with a panic in it, for tests.
+    #[must_use]
+    pub fn panicking_dynamic_module(&self) -> PathBuf {
+        self.target.join("liboffpath-trap.so")
+    }
+
     /// The plugin with a trap in it, for tests.
     #[must_use]
     pub fn trapping_plugin(&self) -> PathBuf {

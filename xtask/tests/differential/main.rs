@@ -264,7 +264,7 @@ fn bootstrap(project: &Project, run: Run) -> Bootstrap {
 
 /// What the plugin is configured with.
 fn configuration(mut bootstrap: Bootstrap) -> Value {
-    let text = bootstrap.plugin("/configuration/value").unwrap().as_str().unwrap().to_owned();
+    let text = bootstrap.plugin_configuration("/value").unwrap().as_str().unwrap().to_owned();
     serde_json::from_str(&text).unwrap()
 }
 

@@ -54,7 +54,7 @@ async fn a_struct_configures_as_json_does() {
             ("resource", json!({"service.name": "from a struct"})),
         ];
         let mut bootstrap = bootstrap(release, mode, &keys).await;
-        let configuration = bootstrap.plugin("/configuration").unwrap();
+        let configuration = bootstrap.plugin_configuration("").unwrap();
         let tree: Value = serde_json::from_str(configuration["value"].as_str().unwrap()).unwrap();
         *configuration = json!({"@type": "type.googleapis.com/google.protobuf.Struct", "value": tree});
         let proxy = Proxy::start(release, bootstrap, receiver.address()).await;

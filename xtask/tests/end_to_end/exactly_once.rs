@@ -38,6 +38,11 @@ async fn ten_thousand_requests_are_stored_once_each_by_the_http_filter_in_1_36()
     every_request_is_stored_once(ENVOY_1_36, Mode::HttpFilter).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_requests_are_stored_once_each_by_the_dynamic_module_in_1_40() {
+    every_request_is_stored_once(ENVOY_1_40, Mode::DynamicModule).await;
+}
+
 async fn every_request_is_stored_once(release: Release, mode: Mode) {
     let folder = folder().await;
     let collector = collector(&folder).await;

@@ -21,12 +21,13 @@ use xtask::{
 
 pub(crate) use xtask::fetch::{ENVOY_1_36, ENVOY_1_40};
 
-/// Each release in each mode: what must hold wherever the plugin runs.
-pub(crate) const EVERYWHERE: [(Release, Mode); 4] = [
+/// Each release in each mode that it has: what must hold wherever offpath runs.
+pub(crate) const EVERYWHERE: [(Release, Mode); 5] = [
     (ENVOY_1_40, Mode::AccessLogger),
     (ENVOY_1_40, Mode::HttpFilter),
     (ENVOY_1_36, Mode::AccessLogger),
     (ENVOY_1_36, Mode::HttpFilter),
+    (ENVOY_1_40, Mode::DynamicModule),
 ];
 
 /// The workspace, with the plugin built and each Envoy fetched.
@@ -36,6 +37,7 @@ pub(crate) async fn project() -> &'static Project {
         .get_or_init(async || {
             let project = Project::locate().unwrap();
             artefacts::build_plugin(&project).unwrap();
+            artefacts::build_dynamic_module(&project).unwrap();
             for release in fetch::ENVOY_RELEASES {
                 fetch::envoy(&project, release).unwrap();
             }

@@ -49,6 +49,15 @@ pub(super) enum Kept {
 impl Kept {
     pub(super) const ALL: [Self; 3] = [Self::Metrics, Self::FivePercent, Self::All];
 
+    /// For people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Metrics => "no logs",
+            Self::FivePercent => "5 % of logs",
+            Self::All => "all logs",
+        }
+    }
+
     fn keys(self) -> Vec<(&'static str, Value)> {
         match self {
             Self::Metrics => vec![("logs.enabled", json!(false))],
@@ -172,7 +181,7 @@ fn configured(shipped: Bootstrap, kept: Kept, answers: Answers<'_>) -> anyhow::R
 }
 
 fn read_configuration(bootstrap: &mut Bootstrap) -> anyhow::Result<Config> {
-    let text = bootstrap.plugin("/configuration/value")?;
+    let text = bootstrap.plugin_configuration("/value")?;
     let text = text.as_str().context("the plugin's configuration is not a string")?;
     Config::parse(text.as_bytes()).map_err(|error| anyhow::anyhow!("offpath does not take it: {error}"))
 }
@@ -200,7 +209,7 @@ fn capture(config: &Config, kept: Kept) -> String {
 }
 
 fn with_probe(mut bootstrap: Bootstrap, project: &Project, script: &str) -> anyhow::Result<Bootstrap> {
-    *bootstrap.plugin("/configuration/value")? = json!(script);
+    *bootstrap.plugin_configuration("/value")? = json!(script);
     bootstrap.with_module(&project.lean_sdk_probe())
 }
 

@@ -33,16 +33,15 @@ pub(super) fn all() -> Vec<Variant> {
     for (mode, load) in [(Mode::AccessLogger, "logger"), (Mode::HttpFilter, "filter")] {
         all.push(Variant { name: format!("{load}: empty"), logger: Logger::Empty(mode) });
         for kept in Kept::ALL {
-            let what = match kept {
-                Kept::Metrics => "no logs",
-                Kept::FivePercent => "5 % of logs",
-                Kept::All => "all logs",
-            };
             let (capture, offpath) = (Logger::Capture(mode, kept), Logger::Offpath(mode, kept));
-            all.push(Variant { name: format!("{load}: capture only {what}"), logger: capture });
-            all.push(Variant { name: format!("{load}: offpath {what}"), logger: offpath });
+            all.push(Variant { name: format!("{load}: capture only {}", kept.name()), logger: capture });
+            all.push(Variant { name: format!("{load}: offpath {}", kept.name()), logger: offpath });
         }
     }
+    all.extend(Kept::ALL.map(|kept| Variant {
+        name: format!("module: offpath {}", kept.name()),
+        logger: Logger::Offpath(Mode::DynamicModule, kept),
+    }));
     all
 }
 
