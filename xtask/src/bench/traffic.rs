@@ -28,6 +28,9 @@ pub const HEADERS: [&str; 7] = [
     "referer: https://shop.example/orders",
 ];
 
+/// The host that is asked for: as with most requests, without a port.
+const HOST: &str = "shop.example";
+
 /// Of so many requests, one fails: it is answered 503 by the application.
 pub const ONE_FAILS_IN: u64 = 100;
 
@@ -45,7 +48,7 @@ pub fn generator(folder: &Path) -> anyhow::Result<H2load> {
             format!("/orders/{number}?page=2&sort=price{failure}")
         })
         .collect();
-    H2load::new(&targets, &HEADERS, CLIENTS, folder)
+    H2load::new(HOST, &targets, &HEADERS, CLIENTS, folder)
 }
 
 /// Routes by which Envoy answers [`generator`]'s requests itself, as the application would.

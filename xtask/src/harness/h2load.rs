@@ -29,15 +29,20 @@ pub struct Turn {
 }
 
 impl H2load {
-    /// Requests for `targets`, one after the other and again from the first, with `headers` (`name: value`), from so many
+    /// Requests for `targets` of `host`, one after the other and again from the first, with `headers` (`name: value`), from so many
     /// clients with a connection each. Its files are in `folder`.
     ///
     /// # Errors
     /// When the targets cannot be written.
-    pub fn new(targets: &[String], headers: &[&str], clients: u32, folder: &Path) -> anyhow::Result<Self> {
+    pub fn new(
+        host: &str,
+        targets: &[String],
+        headers: &[&str],
+        clients: u32,
+        folder: &Path,
+    ) -> anyhow::Result<Self> {
         let file = folder.join("h2load-targets");
-        let lines: String =
-            targets.iter().map(|target| format!("http://offpath.invalid{target}\n")).collect();
+        let lines: String = targets.iter().map(|target| format!("http://{host}{target}\n")).collect();
         fs::write(&file, lines).with_context(|| format!("cannot write `{}`", file.display()))?;
         Ok(Self { targets: file, headers: headers.iter().map(ToString::to_string).collect(), clients })
     }
@@ -56,7 +61,7 @@ impl H2load {
         let requests = (f64::from(per_second) * duration.as_secs_f64()).round() as u64;
         let mut command = Command::new("h2load");
         command.args(["--h1", "--threads", "1", "--input-file"]).arg(&self.targets);
-        command.args(["--base-uri", &format!("http://{address}")]);
+        command.arg(format!("--connect-to={address}"));
         command.args(["--requests", &requests.to_string(), "--clients", &self.clients.to_string()]);
         command.args(["--rps", &(f64::from(per_second) / f64::from(self.clients)).to_string()]);
         for header in &self.headers {

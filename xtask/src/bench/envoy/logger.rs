@@ -92,7 +92,8 @@ fn attributes(answers: Answers<'_>) -> Vec<(String, &'static str)> {
         ("http.response.status_code", "%RESPONSE_CODE%"),
         ("http.server.request.duration", "%DURATION%"),
         ("url.scheme", "%REQ(:SCHEME)%"),
-        ("url.path", "%REQ(:PATH)%"),
+        ("url.path", "%PATH(NQ)%"),
+        ("url.query", "%QUERY_PARAMS(ORIG)%"),
         ("network.protocol.version", "%PROTOCOL%"),
         ("http.request.size", "%BYTES_RECEIVED%"),
         ("http.response.size", "%BYTES_SENT%"),
@@ -282,8 +283,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn about_twenty_attributes_are_recorded() {
-        assert_eq!(attributes(Answers::Directly).len(), 19);
+    fn twenty_attributes_are_recorded() {
+        assert_eq!(attributes(Answers::Directly).len(), 20);
     }
 
     #[test]
