@@ -4,14 +4,17 @@
 //! Before Envoy ends it drains them, and Envoy waits for it, but no longer than [`MAX_SHUTDOWN`]: what is left then is counted as
 //! lost to the shutdown.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use offpath_filter::ledger::Stat;
 use offpath_filter::otlp::answer::Answer;
 
 use crate::abi::{Level, Proxy, write_log};
 use crate::logger::{Shared, Worker, now_unix_nano};
+use crate::panic::caught;
 use crate::statistics::Statistics;
 
 /// How long Envoy's end waits for the collector.
@@ -32,6 +35,8 @@ pub(crate) struct Exporter {
     proxy: Proxy,
     statistics: Statistics,
     workers: Mutex<Vec<Arc<Worker>>>,
+    /// The calls under way, by Envoy's tokens, and whose they are.
+    calls: Mutex<HashMap<u64, Arc<Worker>>>,
     /// Whether the main thread has been told that there is something to do.
     is_awake: AtomicBool,
     shutdown: Mutex<Option<Shutdown>>,
@@ -56,6 +61,7 @@ impl Exporter {
             statistics: Statistics::define(&proxy),
             proxy,
             workers: Mutex::default(),
+            calls: Mutex::default(),
             is_awake: AtomicBool::new(false),
             shutdown: Mutex::default(),
         });
@@ -91,16 +97,16 @@ impl Exporter {
         }
     }
 
-    /// The main thread is awake.
+    /// The main thread is awake. Its timer stays as it is set: under load it is woken more often than that wants to go off.
     pub(crate) fn awoken(&self) {
         self.is_awake.store(false, Ordering::Release);
-        self.set_timer();
         self.for_each(|worker| self.send(worker));
         self.end_what_is_done();
     }
 
     /// Time has passed.
     pub(crate) fn tick(&self) {
+        self.set_timer();
         self.for_each(|worker| {
             let mut shared = worker.lock();
             shared.pipeline.tick(now_unix_nano());
@@ -109,7 +115,6 @@ impl Exporter {
             self.send(worker);
         });
         self.end_what_is_done();
-        self.set_timer();
     }
 
     /// The answer to a call, or that there is none.
@@ -120,20 +125,20 @@ impl Exporter {
         };
         let status = header(b":status").and_then(|status| str::from_utf8(status).ok()?.parse().ok());
         let retry_after = header(b"retry-after").unwrap_or_default();
-        let mut body =
-            response.iter().flat_map(|response| &response.body).copied().collect::<Vec<_>>().concat();
-        body.truncate(MAX_ANSWER_BYTES);
-        self.for_each(|worker| {
+        let body = response.iter().flat_map(|response| response.body.iter().copied().flatten());
+        let body: Vec<u8> = body.copied().take(MAX_ANSWER_BYTES).collect();
+        // A call that is answered before it is refused was never one under way.
+        let Some(worker) = lock(&self.calls).remove(&token) else { return };
+        caught(|| {
             let answer = Answer { status, retry_after, body: &body };
             let mut shared = worker.lock();
-            // The token is one pipeline's; the others do not know it.
-            let took_ms = shared.pipeline.answered(short(token), answer, now_unix_nano());
-            if let Some(took_ms) = took_ms {
+            // A pipeline that has taken the place of the one whose call it was does not know the token.
+            if let Some(took_ms) = shared.pipeline.answered(short(token), answer, now_unix_nano()) {
                 self.statistics.record_export(&self.proxy, Duration::from_millis(took_ms));
-                self.tell(&mut shared);
-                drop(shared);
-                self.send(worker);
             }
+            self.tell(&mut shared);
+            drop(shared);
+            self.send(&worker);
         });
         self.end_what_is_done();
     }
@@ -142,10 +147,7 @@ impl Exporter {
     pub(crate) fn shut_down(&self, complete: Box<dyn FnOnce() + Send>) {
         *lock(&self.shutdown) = Some(Shutdown { since: Instant::now(), complete });
         self.for_each(|worker| {
-            let mut shared = worker.lock();
-            shared.pipeline.drain(now_unix_nano());
-            self.tell(&mut shared);
-            drop(shared);
+            worker.drain();
             self.send(worker);
         });
         self.end_what_is_done();
@@ -160,7 +162,7 @@ impl Exporter {
 
     /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
     /// answered before it is refused.
-    fn send(&self, worker: &Worker) {
+    fn send(&self, worker: &Arc<Worker>) {
         loop {
             let mut shared = worker.lock();
             let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
@@ -171,6 +173,9 @@ impl Exporter {
             let (cluster, timeout) = (shared.pipeline.cluster().to_owned(), shared.pipeline.call_timeout());
             drop(shared);
             let token = self.proxy.call(&cluster, &headers, &batch.body, timeout);
+            if let Some(token) = token {
+                lock(&self.calls).insert(token, Arc::clone(worker));
+            }
             let mut shared = worker.lock();
             if shared.generation != generation {
                 continue;
@@ -200,13 +205,22 @@ impl Exporter {
         }
     }
 
-    /// Counts what is left as lost.
+    /// Counts what is left as lost, and says so in Envoy's log, for nobody reads statistics any more.
     fn abandon(&self) {
+        let mut lost = 0;
         self.for_each(|worker| {
             let mut shared = worker.lock();
+            let pending = shared.pipeline.ledger().get(Stat::RecordsPending);
             shared.pipeline.abandon();
             self.tell(&mut shared);
+            lost += pending;
         });
+        if lost > 0 {
+            write_log(
+                Level::Warn,
+                &format!("offpath: Envoy ends before the collector has taken {lost} records, which are lost"),
+            );
+        }
     }
 
     /// As often as the one wants it that wants it most.
@@ -215,10 +229,12 @@ impl Exporter {
         self.proxy.set_timer(ticks.unwrap_or(TICK));
     }
 
-    /// The list may change meanwhile: a call may end what is on it.
-    fn for_each(&self, act: impl Fn(&Worker)) {
+    /// The list may change meanwhile: a call may end what is on it. A panic about one worker is not the others'.
+    fn for_each(&self, mut act: impl FnMut(&Arc<Worker>)) {
         let workers = lock(&self.workers).clone();
-        workers.iter().for_each(|worker| act(worker));
+        for worker in &workers {
+            caught(|| act(worker));
+        }
     }
 }
 

@@ -92,7 +92,7 @@ impl Source {
             Self::RequestSize => number(captured, Some(stream.total_sizes().0)),
             Self::ResponseSize => number(captured, Some(stream.total_sizes().1)),
             Self::Flags => number(captured, Some(stream.response_flags())),
-            Self::GrpcStatus => number(captured, grpc_status(stream)),
+            Self::GrpcStatus => number(captured, grpc_status(stream).map(i64::cast_unsigned)),
             Self::ClientAddress => captured.push(socket_address(stream.client_address(), space)),
             Self::UpstreamAddress => captured.push(socket_address(stream.upstream_address(), space)),
             Self::Cluster => captured.push(stream.upstream_cluster()),
@@ -153,11 +153,35 @@ fn upstream_duration_nano(timing: &Timing) -> Option<u64> {
     (sent >= 0 && received >= 0).then(|| u64::try_from(received - sent).unwrap_or(0))
 }
 
-/// The trailers have it, or the headers of a response without a body.
-fn grpc_status(stream: &Stream<'_>) -> Option<u64> {
-    let status = |map| stream.header(map, b"grpc-status", 0);
-    let digits = status(HeaderMap::ResponseTrailers).or_else(|| status(HeaderMap::Response))?;
-    str::from_utf8(digits).ok()?.trim().parse().ok()
+/// The trailers have it, or the headers of a response without a body; where neither has, the HTTP status says something. As CEL's
+/// `response.grpc_status`, which Envoy derives so.
+fn grpc_status(stream: &Stream<'_>) -> Option<i64> {
+    let status = |map| stream.header(map, b"grpc-status", 0).filter(|digits| !digits.is_empty());
+    match status(HeaderMap::ResponseTrailers).or_else(|| status(HeaderMap::Response)) {
+        Some(digits) => {
+            let code = str::from_utf8(digits).ok().and_then(|digits| digits.trim().parse().ok());
+            Some(code.filter(|code| (0..=MAX_GRPC_STATUS).contains(code)).unwrap_or(INVALID_GRPC_STATUS))
+        }
+        None => stream.int(Attribute::ResponseCode).map(grpc_status_of_http),
+    }
+}
+
+/// The last of the statuses, `UNAUTHENTICATED`.
+const MAX_GRPC_STATUS: i64 = 16;
+
+/// What Envoy says of a status that is none.
+const INVALID_GRPC_STATUS: i64 = -1;
+
+/// Source: gRPC, "HTTP to gRPC Status Code Mapping".
+fn grpc_status_of_http(status: u64) -> i64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
 }
 
 /// All values of a header, with commas between them, as CEL joins them.

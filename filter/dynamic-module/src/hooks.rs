@@ -4,7 +4,6 @@
 #![allow(unsafe_code, reason = "the ABI is C's: it passes pointers")]
 
 use std::ffi::{c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use crate::abi::{
 };
 use crate::exporter::{Exporter, Response};
 use crate::logger::{Configuration, Logger};
+use crate::panic::caught;
 
 /// `envoy_dynamic_module_type_http_callout_result_Success`: there is an answer.
 const ANSWERED: u32 = 0;
@@ -22,16 +22,6 @@ type ModulePtr = *const c_void;
 
 /// Envoy calls back by this, with the context that it has given.
 type EventCallback = extern "C" fn(*mut c_void);
-
-/// A panic ends here. What it was about is in Envoy's standard error already.
-fn caught<T>(act: impl FnOnce() -> T) -> Option<T> {
-    // What is behind a lock is replaced after a panic, and the rest is of one request.
-    let result = catch_unwind(AssertUnwindSafe(act));
-    if result.is_err() {
-        write_log(Level::Error, "offpath: a hook has panicked");
-    }
-    result.ok()
-}
 
 #[unsafe(no_mangle)]
 extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
@@ -96,8 +86,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_access_logger_log(
     let logger = unsafe { &mut *logger.cast_mut().cast::<Logger>() };
     // SAFETY: Envoy's, for this call.
     let stream = unsafe { Stream::new(stream) };
-    if catch_unwind(AssertUnwindSafe(|| logger.log(&stream))).is_err() {
-        caught(|| logger.worker().replace_pipeline());
+    if caught(|| logger.log(&stream)).is_none() {
+        caught(|| logger.recover());
     }
 }
 

@@ -20,4 +20,6 @@ mod statistics;
 
 mod hooks;
 
+mod panic;
+
 mod abi;

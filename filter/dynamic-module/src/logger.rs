@@ -4,7 +4,7 @@
 //! holds for longer than the work of some requests, an export, or an answer; calls are made without it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use offpath_filter::capture::{Captured, Plan};
@@ -67,39 +67,55 @@ pub(crate) struct Shared {
     pub(crate) pipeline: Pipeline,
     /// Counts how often the pipeline was replaced: what was taken from another one is none of its business.
     pub(crate) generation: u64,
+    is_draining: bool,
 }
 
 impl Worker {
     fn new(configuration: Arc<Configuration>) -> Result<Self, ConfigError> {
-        let shared = Mutex::new(Shared { pipeline: configuration.pipeline()?, generation: 0 });
+        let shared =
+            Mutex::new(Shared { pipeline: configuration.pipeline()?, generation: 0, is_draining: false });
         Ok(Self { configuration, shared, is_gone: AtomicBool::new(false) })
     }
 
-    /// The pipeline, when nobody else has it. A thread that panicked with it has left it to [`Worker::replace_pipeline`].
+    /// The pipeline, when nobody else has it. After a panic of somebody who had it, nothing that it holds can be trusted: then it is
+    /// replaced before anybody else gets it, on whichever thread.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(|poisoned| {
+            let mut shared = poisoned.into_inner();
+            self.replace_pipeline(&mut shared);
+            self.shared.clear_poison();
+            shared
+        })
     }
 
     pub(crate) fn is_gone(&self) -> bool {
         self.is_gone.load(Ordering::Acquire)
     }
 
-    /// After a panic nothing that the pipeline holds can be trusted: another one goes on, and what had no end yet is lost and
-    /// counted.
-    pub(crate) fn replace_pipeline(&self) {
+    /// There will be no more requests, or not for long: everything is to be sent as soon as it can.
+    pub(crate) fn drain(&self) {
         let mut shared = self.lock();
-        self.shared.clear_poison();
+        shared.is_draining = true;
+        shared.pipeline.drain(now_unix_nano());
+        self.configuration.exporter.tell(&mut shared);
+    }
+
+    /// Another pipeline goes on; what had no end yet in the old one is lost and counted.
+    fn replace_pipeline(&self, shared: &mut Shared) {
         let pending = u64::try_from(shared.pipeline.ledger().get(Stat::RecordsPending)).unwrap_or(0);
         write_log(
             Level::Error,
-            &format!("offpath: a hook has panicked; {pending} records are lost, and logging goes on"),
+            &format!("offpath: after a panic {pending} records are lost, and logging goes on"),
         );
         let ledger = shared.pipeline.ledger();
         ledger.dropped(Reason::VmLost, pending);
         ledger.set(Stat::QueueBytes, 0);
-        self.configuration.exporter.tell(&mut shared);
+        self.configuration.exporter.tell(shared);
         match self.configuration.pipeline() {
-            Ok(pipeline) => {
+            Ok(mut pipeline) => {
+                if shared.is_draining {
+                    pipeline.drain(now_unix_nano());
+                }
                 shared.pipeline = pipeline;
                 shared.generation += 1;
             }
@@ -137,10 +153,6 @@ impl Logger {
         })
     }
 
-    pub(crate) fn worker(&self) -> &Arc<Worker> {
-        &self.worker
-    }
-
     /// A request has finished.
     pub(crate) fn log(&mut self, stream: &Stream<'_>) {
         let exporter = &self.worker.configuration.exporter;
@@ -166,18 +178,20 @@ impl Logger {
             exporter.wake();
         }
     }
+
+    /// After a panic in [`Logger::log`]: what was captured until then is not the next request's.
+    pub(crate) fn recover(&mut self) {
+        self.captured = Captured::default();
+        drop(self.worker.lock());
+    }
 }
 
 impl Drop for Logger {
     /// The listener goes, or all of Envoy: what is here is sent all the same, if there is somebody to do it.
     fn drop(&mut self) {
-        let exporter = &self.worker.configuration.exporter;
-        let mut shared = self.worker.lock();
-        shared.pipeline.drain(now_unix_nano());
-        exporter.tell(&mut shared);
-        drop(shared);
+        self.worker.drain();
         self.worker.is_gone.store(true, Ordering::Release);
-        exporter.wake();
+        self.worker.configuration.exporter.wake();
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A method, how it is answered, and what is told of it: the status, and whether it failed.
-const CALLS: [(&str, &str, &str, bool); 6] = [
+pub(crate) const CALLS: [(&str, &str, &str, bool); 6] = [
     ("/shop.Cart/Add", "grpc_trailers=0", "OK", false),
     ("/shop.Cart/Pay", "grpc_trailers=14", "UNAVAILABLE", true),
     ("/shop.Cart/List", "grpc_headers=0", "OK", false),

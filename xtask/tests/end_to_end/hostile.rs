@@ -69,7 +69,7 @@ async fn whatever_envoy_finishes_is_captured_once_and_nothing_traps() {
 }
 
 /// Envoy's own log beside the plugin, routes that Envoy answers itself, and paths without a route.
-fn hostile(mut bootstrap: Bootstrap, native_log: &Path) -> anyhow::Result<Bootstrap> {
+pub(crate) fn hostile(mut bootstrap: Bootstrap, native_log: &Path) -> anyhow::Result<Bootstrap> {
     let manager = bootstrap.at(HTTP_CONNECTION_MANAGER)?.as_object_mut().context("not an object")?;
     let loggers =
         manager.entry("access_log").or_insert_with(|| json!([])).as_array_mut().context("not a list")?;
@@ -93,17 +93,16 @@ fn hostile(mut bootstrap: Bootstrap, native_log: &Path) -> anyhow::Result<Bootst
 
 /// What a mode can see of what Envoy's own log has. A client that leaves within a request's head is logged, without
 /// method and status; but Envoy makes no HTTP filters for it.
-fn finished(native_log: &Path, mode: Mode) -> anyhow::Result<Vec<String>> {
+pub(crate) fn finished(native_log: &Path, mode: Mode) -> anyhow::Result<Vec<String>> {
     let bytes = std::fs::read(native_log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    let seen =
-        |line: &&str| mode == Mode::AccessLogger || !(line.starts_with("0 ") && line.ends_with(" - -"));
+    let seen = |line: &&str| mode != Mode::HttpFilter || !(line.starts_with("0 ") && line.ends_with(" - -"));
     Ok(whole.lines().filter(seen).map(|line| line.chars().take(100).collect()).collect())
 }
 
 /// Sends each once, all at the same time; how many of them Envoy answers, and so finishes, for certain.
-async fn send_all(proxy: &Proxy) -> u64 {
+pub(crate) async fn send_all(proxy: &Proxy) -> u64 {
     let answered = [well_formed_but_strange(), answered_with_an_error()].concat();
     let certain = answered.len() as u64;
     join_all(answered.iter().map(async |request| {
@@ -123,7 +122,7 @@ async fn send_all(proxy: &Proxy) -> u64 {
     certain + over_http2(proxy).await
 }
 
-fn closing(request_line: &[u8], headers: &[u8]) -> Vec<u8> {
+pub(crate) fn closing(request_line: &[u8], headers: &[u8]) -> Vec<u8> {
     [request_line, b"\r\nHost: shop.example\r\nConnection: close\r\n", headers, b"\r\n"].concat()
 }
 

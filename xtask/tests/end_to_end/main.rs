@@ -9,6 +9,7 @@
 )]
 
 mod attributes;
+mod both_shells;
 mod configuration;
 mod delivery;
 mod dialects;
