@@ -251,6 +251,11 @@ impl Pipeline {
         self.draining && is_encoded && !self.has_news() && self.delivery.is_empty()
     }
 
+    /// Whether everything that was sealed has had its answer.
+    pub fn is_sent(&self) -> bool {
+        self.delivery.is_empty()
+    }
+
     /// Counts all that is left as lost to the shutdown.
     pub fn abandon(&mut self) {
         let open = self.batcher.seal().map_or(0, |open| open.records);

@@ -93,6 +93,7 @@ pub(crate) enum Attribute {
     RequestProtocol = 10,
     ResponseCode = 15,
     ResponseCodeDetails = 16,
+    UpstreamAddress = 41,
     XdsRouteName = 61,
 }
 
@@ -146,7 +147,6 @@ callbacks! {
     get_response_trailers_bytes = "access_logger_get_response_trailers_bytes"(EnvoyPtr) -> u64;
     get_upstream_cluster = "access_logger_get_upstream_cluster"(EnvoyPtr, *mut Buffer) -> bool;
     get_remote_address = "access_logger_get_downstream_remote_address"(EnvoyPtr, *mut Buffer, *mut u32) -> bool;
-    get_upstream_address = "access_logger_get_upstream_remote_address"(EnvoyPtr, *mut Buffer, *mut u32) -> bool;
     signal_init_complete = "bootstrap_extension_config_signal_init_complete"(EnvoyPtr);
     scheduler_new = "bootstrap_extension_config_scheduler_new"(EnvoyPtr) -> EnvoyPtr;
     scheduler_commit = "bootstrap_extension_config_scheduler_commit"(EnvoyPtr, u64);
@@ -247,23 +247,13 @@ impl<'h> Stream<'h> {
         unsafe { get_upstream_cluster(self.logger, &raw mut name).then(|| name.bytes()) }
     }
 
-    /// The client's IP address and port.
+    /// The client's IP address and port; of a UNIX domain socket there is none.
     pub(crate) fn client_address(&self) -> Option<(&'h [u8], u32)> {
-        self.address(get_remote_address)
-    }
-
-    /// The upstream host's IP address and port.
-    pub(crate) fn upstream_address(&self) -> Option<(&'h [u8], u32)> {
-        self.address(get_upstream_address)
-    }
-
-    fn address(
-        &self,
-        get: unsafe extern "C" fn(EnvoyPtr, *mut Buffer, *mut u32) -> bool,
-    ) -> Option<(&'h [u8], u32)> {
         let (mut address, mut port) = (Buffer::EMPTY, 0);
         // SAFETY: both pointers are valid for the call; the stream holds its addresses.
-        unsafe { get(self.logger, &raw mut address, &raw mut port).then(|| (address.bytes(), port)) }
+        unsafe {
+            get_remote_address(self.logger, &raw mut address, &raw mut port).then(|| (address.bytes(), port))
+        }
     }
 
     /// What went wrong, as the bit mask that CEL's `response.flags` is.
@@ -302,6 +292,9 @@ pub(crate) enum MetricKind {
 
 /// The main thread's side of Envoy, which is there until the bootstrap extension is destroyed. Calls are made and timers set on
 /// the main thread only; statistics and [`Proxy::wake_main_thread`] are for any.
+///
+/// Envoy joins its workers before it destroys bootstrap extensions: what a worker finds here stays while it uses it. Only on the main
+/// thread may a logger be dropped later.
 pub(crate) struct Proxy {
     /// Null when it is gone.
     config: AtomicPtr<c_void>,

@@ -1,8 +1,8 @@
 //! The bootstrap extension: everything that needs the main thread.
 //!
 //! It knows all workers' pipelines, ticks them, makes the calls that they want made, and hands each answer to whom it belongs.
-//! Before Envoy ends it drains them, and Envoy waits for it, but no longer than [`MAX_SHUTDOWN`]: what is left then is counted as
-//! lost to the shutdown.
+//! Before Envoy ends it sends what they hold, and Envoy waits for the answers, but no longer than [`MAX_SHUTDOWN`]. What is left
+//! then, and what listeners that are still open have brought meanwhile, is counted as lost to the shutdown.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,12 +40,17 @@ pub(crate) struct Exporter {
     /// Whether the main thread has been told that there is something to do.
     is_awake: AtomicBool,
     shutdown: Mutex<Option<Shutdown>>,
+    /// Whether Envoy was told that it may end: from then on calls could find it half gone.
+    is_over: AtomicBool,
 }
 
 /// Envoy waits for this.
 struct Shutdown {
     since: Instant,
-    complete: Box<dyn FnOnce() + Send>,
+    /// Workers that have not had all answers to what they held when it began.
+    waiting: Vec<Arc<Worker>>,
+    /// Envoy may say several times that it is about to end, and waits for an answer each time.
+    completions: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// What came back of a call.
@@ -55,8 +60,14 @@ pub(crate) struct Response<'r> {
 }
 
 impl Exporter {
-    /// Begins, and lets Envoy take traffic. From now on loggers find it.
-    pub(crate) fn start(proxy: Proxy) -> Arc<Self> {
+    /// Begins, and lets Envoy take traffic. From now on loggers find it. `None` when there is one already: loggers could not tell
+    /// which is theirs.
+    pub(crate) fn start(proxy: Proxy) -> Option<Arc<Self>> {
+        let mut current = lock(&CURRENT);
+        if current.is_some() {
+            proxy.forget();
+            return None;
+        }
         let exporter = Arc::new(Self {
             statistics: Statistics::define(&proxy),
             proxy,
@@ -64,11 +75,12 @@ impl Exporter {
             calls: Mutex::default(),
             is_awake: AtomicBool::new(false),
             shutdown: Mutex::default(),
+            is_over: AtomicBool::new(false),
         });
         exporter.proxy.set_timer(TICK);
         exporter.proxy.init_complete();
-        *lock(&CURRENT) = Some(Arc::clone(&exporter));
-        exporter
+        *current = Some(Arc::clone(&exporter));
+        Some(exporter)
     }
 
     /// The one that has begun in this process, if it has not ended.
@@ -82,12 +94,20 @@ impl Exporter {
         self.wake();
     }
 
-    /// Tells Envoy what has changed: its log the records that found no room, then its statistics. On any thread.
-    pub(crate) fn tell(&self, shared: &mut Shared) {
-        for line in shared.pipeline.take_spilled() {
+    /// Tells Envoy's statistics what has changed. On any thread.
+    pub(crate) fn count(&self, shared: &mut Shared) {
+        self.statistics.tell(&self.proxy, shared.pipeline.ledger());
+    }
+
+    /// Lets go of a worker, and tells Envoy what has changed: its statistics, then its log, which may be slow, the records that
+    /// found no room. On any thread.
+    pub(crate) fn release(&self, mut shared: MutexGuard<'_, Shared>) {
+        self.count(&mut shared);
+        let spilled = shared.pipeline.take_spilled();
+        drop(shared);
+        for line in spilled {
             write_log(Level::Warn, &line);
         }
-        self.statistics.tell(&self.proxy, shared.pipeline.ledger());
     }
 
     /// There is something to send. On any thread; many that say so at once wake the main thread once.
@@ -107,11 +127,14 @@ impl Exporter {
     /// Time has passed.
     pub(crate) fn tick(&self) {
         self.set_timer();
+        // In the end only what was held when it began is waited for.
+        let is_ending = lock(&self.shutdown).is_some();
         self.for_each(|worker| {
-            let mut shared = worker.lock();
-            shared.pipeline.tick(now_unix_nano());
-            self.tell(&mut shared);
-            drop(shared);
+            if !is_ending {
+                let mut shared = worker.lock();
+                shared.pipeline.tick(now_unix_nano());
+                self.release(shared);
+            }
             self.send(worker);
         });
         self.end_what_is_done();
@@ -136,8 +159,7 @@ impl Exporter {
             if let Some(took_ms) = shared.pipeline.answered(short(token), answer, now_unix_nano()) {
                 self.statistics.record_export(&self.proxy, Duration::from_millis(took_ms));
             }
-            self.tell(&mut shared);
-            drop(shared);
+            self.release(shared);
             self.send(&worker);
         });
         self.end_what_is_done();
@@ -145,28 +167,43 @@ impl Exporter {
 
     /// Envoy is about to end, and does when `complete` is called.
     pub(crate) fn shut_down(&self, complete: Box<dyn FnOnce() + Send>) {
-        *lock(&self.shutdown) = Some(Shutdown { since: Instant::now(), complete });
-        self.for_each(|worker| {
-            worker.drain();
-            self.send(worker);
-        });
+        let is_first = {
+            let mut shutdown = lock(&self.shutdown);
+            let is_first = shutdown.is_none();
+            let waiting = || lock(&self.workers).clone();
+            let shutdown = shutdown.get_or_insert_with(|| Shutdown {
+                since: Instant::now(),
+                waiting: waiting(),
+                completions: Vec::new(),
+            });
+            shutdown.completions.push(complete);
+            is_first
+        };
+        if is_first {
+            self.for_each(|worker| {
+                worker.drain();
+                self.send(worker);
+            });
+        }
         self.end_what_is_done();
     }
 
     /// Envoy's side is gone.
     pub(crate) fn end(&self) {
         self.abandon();
+        self.is_over.store(true, Ordering::Release);
         self.proxy.forget();
-        lock(&CURRENT).take();
+        lock(&self.workers).clear();
+        lock(&CURRENT).take_if(|current| std::ptr::eq(Arc::as_ptr(current), self));
     }
 
     /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
     /// answered before it is refused.
     fn send(&self, worker: &Arc<Worker>) {
-        loop {
+        while !self.is_over.load(Ordering::Acquire) {
             let mut shared = worker.lock();
             let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
-                self.tell(&mut shared);
+                self.release(shared);
                 return;
             };
             let (generation, headers) = (shared.generation, shared.pipeline.call_headers(&batch));
@@ -187,22 +224,22 @@ impl Exporter {
         }
     }
 
-    /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have, or have had their time.
+    /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have their answers, or have had
+    /// their time.
     fn end_what_is_done(&self) {
         lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
         let mut shutdown = lock(&self.shutdown);
-        let Some(Shutdown { since, .. }) = &*shutdown else { return };
-        let is_over = since.elapsed() >= MAX_SHUTDOWN;
-        if is_over || lock(&self.workers).iter().all(|worker| worker.lock().pipeline.is_drained()) {
-            let complete = shutdown.take().map(|shutdown| shutdown.complete);
-            drop(shutdown);
-            if is_over {
-                self.abandon();
-            }
-            if let Some(complete) = complete {
-                complete();
-            }
+        let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else { return };
+        waiting.retain(|worker| !worker.lock().pipeline.is_sent());
+        if !(waiting.is_empty() || since.elapsed() >= MAX_SHUTDOWN) {
+            return;
         }
+        let completions = std::mem::take(completions);
+        drop(shutdown);
+        // Now, for Envoy flushes its statistics when it ends.
+        self.abandon();
+        self.is_over.store(true, Ordering::Release);
+        completions.into_iter().for_each(|complete| complete());
     }
 
     /// Counts what is left as lost, and says so in Envoy's log, for nobody reads statistics any more.
@@ -212,7 +249,7 @@ impl Exporter {
             let mut shared = worker.lock();
             let pending = shared.pipeline.ledger().get(Stat::RecordsPending);
             shared.pipeline.abandon();
-            self.tell(&mut shared);
+            self.release(shared);
             lost += pending;
         });
         if lost > 0 {

@@ -2,7 +2,8 @@
 //!
 //! A [`Stage`] names what it wants as wasm properties are named. Headers are handed over as the map that a wasm host would
 //! return, so that repeated headers mean the same in both shells; everything else is fetched one by one, which costs a function
-//! call here. What has no source here cannot be configured either: see [`unavailable`].
+//! call here. What has no source here cannot be configured either, see [`unavailable`], but for the listener's direction, which is
+//! never told: every request counts as an inbound one.
 
 use offpath_filter::capture::{Captured, Stage};
 use offpath_filter::config::Config;
@@ -20,7 +21,6 @@ enum Source {
     Flags,
     GrpcStatus,
     ClientAddress,
-    UpstreamAddress,
     Cluster,
     Text(Attribute),
     Int(Attribute),
@@ -94,7 +94,6 @@ impl Source {
             Self::Flags => number(captured, Some(stream.response_flags())),
             Self::GrpcStatus => number(captured, grpc_status(stream).map(i64::cast_unsigned)),
             Self::ClientAddress => captured.push(socket_address(stream.client_address(), space)),
-            Self::UpstreamAddress => captured.push(socket_address(stream.upstream_address(), space)),
             Self::Cluster => captured.push(stream.upstream_cluster()),
             Self::Text(attribute) => captured.push(stream.text(*attribute)),
             Self::Int(attribute) => number(captured, stream.int(*attribute)),
@@ -127,7 +126,7 @@ fn source(path: &[u8]) -> Source {
         b"response\0flags" => Source::Flags,
         b"response\0grpc_status" => Source::GrpcStatus,
         b"source\0address" => Source::ClientAddress,
-        b"upstream\0address" => Source::UpstreamAddress,
+        b"upstream\0address" => Source::Text(Attribute::UpstreamAddress),
         b"xds\0cluster_name" => Source::Cluster,
         b"xds\0route_name" => Source::Text(Attribute::XdsRouteName),
         b"request\0protocol" => Source::Text(Attribute::RequestProtocol),

@@ -29,7 +29,7 @@ extern "C" fn envoy_dynamic_module_on_program_init() -> *const c_char {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_access_logger_config_new(
+unsafe extern "C" fn envoy_dynamic_module_on_access_logger_config_new(
     _config: EnvoyPtr,
     _name: Buffer,
     text: Buffer,
@@ -99,14 +99,24 @@ unsafe extern "C" fn envoy_dynamic_module_on_access_logger_destroy(logger: Modul
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_bootstrap_extension_config_new(
+unsafe extern "C" fn envoy_dynamic_module_on_bootstrap_extension_config_new(
     config: EnvoyPtr,
     _name: Buffer,
     _text: Buffer,
 ) -> ModulePtr {
     // SAFETY: Envoy's, on its main thread.
     let proxy = unsafe { Proxy::new(config) };
-    caught(|| Exporter::start(proxy)).map_or(ptr::null(), |exporter| Arc::into_raw(exporter).cast())
+    let exporter = caught(|| {
+        let exporter = Exporter::start(proxy);
+        if exporter.is_none() {
+            write_log(
+                Level::Error,
+                "offpath: is a bootstrap extension of this Envoy already; allowed is one for all loggers",
+            );
+        }
+        exporter
+    });
+    exporter.flatten().map_or(ptr::null(), |exporter| Arc::into_raw(exporter).cast())
 }
 
 #[unsafe(no_mangle)]
@@ -217,6 +227,12 @@ nothing_to_do! {
 
 /// offpath has no page in Envoy's admin interface, and is never asked for one.
 #[unsafe(no_mangle)]
-extern "C" fn envoy_dynamic_module_on_bootstrap_extension_admin_request() -> u32 {
+extern "C" fn envoy_dynamic_module_on_bootstrap_extension_admin_request(
+    _extension: EnvoyPtr,
+    _module: ModulePtr,
+    _method: Buffer,
+    _path: Buffer,
+    _body: Buffer,
+) -> u32 {
     404
 }

@@ -1,7 +1,7 @@
 //! A worker's access logger: what its requests leave, into its own pipeline.
 //!
 //! A pipeline is shared with the main thread, which ticks it and sends what it has sealed. So it is behind a lock, which nobody
-//! holds for longer than the work of some requests, an export, or an answer; calls are made without it.
+//! holds for longer than the work of some requests, an export, or an answer; calls are made, and Envoy's log written, without it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,7 +33,7 @@ impl Configuration {
             return Err(ConfigError::new(format!("configuration: `{key}`: {reason}")));
         }
         let exporter = exporter.ok_or_else(|| {
-            ConfigError::new("offpath is no bootstrap extension of this Envoy: `bootstrap_extensions` must have one of the same module, which sends what loggers write".to_owned())
+            ConfigError::new("offpath has not begun as a bootstrap extension of this Envoy: `bootstrap_extensions` must have one of the same module, which sends what loggers write")
         })?;
         let configuration = Self { text: text.to_vec(), exporter };
         configuration.pipeline()?;
@@ -97,7 +97,7 @@ impl Worker {
         let mut shared = self.lock();
         shared.is_draining = true;
         shared.pipeline.drain(now_unix_nano());
-        self.configuration.exporter.tell(&mut shared);
+        self.configuration.exporter.release(shared);
     }
 
     /// Another pipeline goes on; what had no end yet in the old one is lost and counted.
@@ -110,7 +110,7 @@ impl Worker {
         let ledger = shared.pipeline.ledger();
         ledger.dropped(Reason::VmLost, pending);
         ledger.set(Stat::QueueBytes, 0);
-        self.configuration.exporter.tell(shared);
+        self.configuration.exporter.count(shared);
         match self.configuration.pipeline() {
             Ok(mut pipeline) => {
                 if shared.is_draining {
@@ -172,8 +172,7 @@ impl Logger {
         let queued_before = pipeline.ledger().get(Stat::QueueBytes);
         self.captured = pipeline.observe(std::mem::take(&mut self.captured), kept, now);
         let has_sealed = pipeline.ledger().get(Stat::QueueBytes) > queued_before;
-        exporter.tell(&mut shared);
-        drop(shared);
+        exporter.release(shared);
         if has_sealed {
             exporter.wake();
         }
