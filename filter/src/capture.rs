@@ -107,8 +107,10 @@ impl Captured {
         answer: Vec<u8>,
         read: impl FnOnce(&mut Values) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
-        let taken = self.begin_part(answer).ok_or(Malformed).and_then(read);
+        let values = self.begin_part(answer).ok_or(Malformed)?;
+        let taken = read(values);
         if taken.is_err() {
+            values.bytes = Vec::new();
             self.used -= 1;
         }
         taken

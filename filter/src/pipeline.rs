@@ -46,8 +46,8 @@ pub struct Node {
     pub cluster: String,
 }
 
-/// What was decided on a request that becomes a record.
-#[derive(Debug, Clone, Copy)]
+/// What was decided on a request that becomes a record, and is pending from then on.
+#[derive(Debug)]
 pub struct Kept {
     weight: f64,
 }
@@ -134,6 +134,7 @@ impl Pipeline {
 
     /// A request has finished, of which the plan's first stage was captured: decides on its record, and counts it. Where
     /// it is kept, the rest of the plan is wanted; whatever was decided, [`Pipeline::observe`] is to follow in the same hook.
+    #[must_use = "a record that is kept is pending until it was observed"]
     pub fn judge(&mut self, captured: &Captured, now_unix_nano: u64) -> Option<Kept> {
         if !self.config.logs.enabled {
             return None;
@@ -183,19 +184,20 @@ impl Pipeline {
     /// Works on all that waits for it.
     fn catch_up(&mut self, now_unix_nano: u64) {
         let (plan, routes) = (Arc::clone(&self.plan), Arc::clone(&self.routes));
-        while let Some(Judged { captured, kept, ended_unix_nano }) = self.backlog.pop() {
-            let mut request = FinishedRequest::read(&plan, &captured, ended_unix_nano);
+        let waiting = self.backlog.take();
+        for Judged { captured, kept, ended_unix_nano } in &waiting {
+            let mut request = FinishedRequest::read(&plan, captured, *ended_unix_nano);
             request.route = routes.find(request.path_and_query().0);
             if self.config.metrics.enabled {
                 self.measurements.record(&request);
                 self.has_new_measurements = true;
             }
             if let Some(Kept { weight }) = kept {
-                request.sample_weight = weight;
+                request.sample_weight = *weight;
                 self.record(&request, now_unix_nano);
             }
-            self.backlog.recycle(captured);
         }
+        self.backlog.recycle(waiting);
     }
 
     fn record(&mut self, request: &FinishedRequest<'_>, now_unix_nano: u64) {

@@ -5,8 +5,6 @@
 //! [`MAX_REQUESTS`] of them, or [`MAX_BYTES`], or a batch's worth, or with the next tick, all of them are measured and
 //! encoded in one go, in the order in which they came. Nothing is dropped here: what waits is pending.
 
-use std::collections::VecDeque;
-
 use super::Kept;
 use crate::capture::Captured;
 
@@ -29,8 +27,9 @@ pub(super) struct Judged {
 /// What waits, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    waiting: VecDeque<Judged>,
+    waiting: Vec<Judged>,
     bytes: usize,
+    records: u64,
     /// To capture in: the places of values are found anew for each request, where they were for another one.
     spare: Vec<Captured>,
 }
@@ -39,21 +38,24 @@ impl Backlog {
     /// Puts a request down. Returns a place to capture the next one in.
     pub(super) fn push(&mut self, request: Judged) -> Captured {
         self.bytes += request.captured.bytes_len();
-        self.waiting.push_back(request);
+        self.records += u64::from(request.kept.is_some());
+        self.waiting.push(request);
         self.spare.pop().unwrap_or_default()
     }
 
-    /// The next request to work on.
-    pub(super) fn pop(&mut self) -> Option<Judged> {
-        let next = self.waiting.pop_front()?;
-        self.bytes -= next.captured.bytes_len();
-        Some(next)
+    /// All that waits, to be worked on and given back to [`Backlog::recycle`].
+    pub(super) fn take(&mut self) -> Vec<Judged> {
+        (self.bytes, self.records) = (0, 0);
+        std::mem::take(&mut self.waiting)
     }
 
-    /// Takes back what was captured of a request that nobody needs any more.
-    pub(super) fn recycle(&mut self, mut captured: Captured) {
-        captured.clear();
-        self.spare.push(captured);
+    /// Takes back what was worked on, and frees what was captured.
+    pub(super) fn recycle(&mut self, mut worked_on: Vec<Judged>) {
+        for Judged { mut captured, .. } in worked_on.drain(..) {
+            captured.clear();
+            self.spare.push(captured);
+        }
+        self.waiting = worked_on;
     }
 
     /// Whether there is as much as may wait.
@@ -68,13 +70,13 @@ impl Backlog {
 
     /// How many of the requests are to become records.
     pub(super) fn records(&self) -> u64 {
-        self.waiting.iter().filter(|request| request.kept.is_some()).count() as u64
+        self.records
     }
 
     /// From now on none of them is to become a record; returns how many were.
     pub(super) fn forget_records(&mut self) -> u64 {
-        let taken = self.waiting.iter_mut().filter_map(|request| request.kept.take());
-        taken.count() as u64
+        self.waiting.iter_mut().for_each(|request| request.kept = None);
+        std::mem::take(&mut self.records)
     }
 }
 
@@ -103,7 +105,8 @@ mod tests {
             backlog.push(request(bytes - 100));
             backlog.push(request(100));
             assert_eq!(backlog.is_full(), is_full, "{bytes} bytes");
-            backlog.pop();
+            backlog.take();
+            backlog.push(request(MAX_BYTES - 1));
             assert!(!backlog.is_full(), "what has left does not count");
         }
     }
@@ -114,16 +117,16 @@ mod tests {
         for bytes in [3, 1, 2] {
             backlog.push(request(bytes));
         }
-        let ended: Vec<_> = std::iter::from_fn(|| {
-            let Judged { captured, ended_unix_nano, .. } = backlog.pop()?;
-            backlog.recycle(captured);
-            Some(ended_unix_nano)
-        })
-        .collect();
-        assert_eq!(ended, [3, 1, 2]);
+        let taken = backlog.take();
+        assert_eq!(taken.iter().map(|request| request.ended_unix_nano).collect::<Vec<_>>(), [3, 1, 2]);
+        assert_eq!((backlog.is_empty(), backlog.records()), (true, 0));
+        backlog.recycle(taken);
         assert!(backlog.is_empty());
-        let spare = backlog.push(request(9));
-        assert_eq!((spare.bytes_len(), spare.slot(0)), (0, &b""[..]));
+        for _ in 0..3 {
+            let spare = backlog.push(request(9));
+            assert_eq!((spare.bytes_len(), spare.slot(0)), (0, &b""[..]));
+        }
+        assert!(backlog.spare.is_empty(), "no more places than requests have waited");
     }
 
     #[test]
@@ -132,7 +135,7 @@ mod tests {
         backlog.push(request(1));
         backlog.push(Judged { kept: None, ..request(1) });
         backlog.push(request(1));
-        assert_eq!((backlog.records(), backlog.forget_records(), backlog.forget_records()), (2, 2, 0));
-        assert_eq!(std::iter::from_fn(|| backlog.pop()).filter(|request| request.kept.is_none()).count(), 3);
+        assert_eq!((backlog.records(), backlog.forget_records(), backlog.records()), (2, 2, 0));
+        assert_eq!(backlog.take().iter().filter(|request| request.kept.is_none()).count(), 3);
     }
 }
