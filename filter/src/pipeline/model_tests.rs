@@ -23,6 +23,8 @@ const UNIFORM_LEN: usize = 60;
 enum Step {
     /// A request ends, with a path of this many bytes.
     Request(usize),
+    /// So many requests end at once.
+    Burst(usize),
     /// Milliseconds pass.
     Tick(u64),
     /// The clock is set back by milliseconds.
@@ -53,9 +55,29 @@ struct Setting {
     when_full: &'static str,
     /// More of the section `logs`.
     sampling: &'static str,
-    /// Whether batches are alike, one to a request, and the queue is a byte too small for a whole number of them:
-    /// otherwise few cases come exactly to its bound.
-    is_uniform: bool,
+    batches: Batches,
+}
+
+/// How requests make batches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Batches {
+    /// One each, all alike, and the queue is a byte too small for a whole number of them: otherwise few cases come exactly to
+    /// its bound.
+    Uniform,
+    /// Three each, or fewer: none waits for long to be worked on.
+    Small,
+    /// As many as fit: they wait for each other, and what is worked on together is several batches.
+    Large,
+}
+
+impl Setting {
+    fn max_records(self) -> u64 {
+        match self.batches {
+            Batches::Uniform => 1,
+            Batches::Small => 3,
+            Batches::Large => 100,
+        }
+    }
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
@@ -65,10 +87,11 @@ fn setting() -> impl Strategy<Value = Setting> {
         1 => Just(r#","sample_ratio":0.7,"sample_by":"random""#),
         1 => Just(r#","max_records_per_second":2,"sample_by":"random""#),
     ];
-    (when_full, sampling, any::<bool>()).prop_map(|(when_full, sampling, is_uniform)| Setting {
+    let batches = prop_oneof![Just(Batches::Uniform), Just(Batches::Small), Just(Batches::Large)];
+    (when_full, sampling, batches).prop_map(|(when_full, sampling, batches)| Setting {
         when_full,
         sampling,
-        is_uniform,
+        batches,
     })
 }
 
@@ -82,6 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => (1usize..400).prop_map(Step::Request),
+        1 => (2usize..40).prop_map(Step::Burst),
         4 => (0u64..3000).prop_map(Step::Tick),
         1 => (0u64..4_000_000).prop_map(Step::SetClockBack),
         4 => (0usize..3, reply).prop_map(|(nth, reply)| Step::Answer(nth, reply)),
@@ -126,7 +150,11 @@ impl World {
     fn new(setting: Setting) -> Self {
         let mut world = Self {
             setting,
-            queue_bytes: if setting.is_uniform { uniform_queue_bytes() } else { QUEUE_BYTES },
+            queue_bytes: if setting.batches == Batches::Uniform {
+                uniform_queue_bytes()
+            } else {
+                QUEUE_BYTES
+            },
             now: NOW,
             generations: Vec::new(),
             calls: Vec::new(),
@@ -155,15 +183,14 @@ impl World {
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Request(len) => {
-                let id = NOW - 1 - self.captured.len() as u64;
-                let len = if self.setting.is_uniform { UNIFORM_LEN } else { len };
-                observe(self.generations.last_mut().unwrap(), id, len, self.now);
-                self.captured.insert(id);
-            }
+            Step::Request(len) => self.request(len),
+            Step::Burst(requests) => (0..requests).for_each(|_| self.request(UNIFORM_LEN)),
             Step::Tick(ms) => {
                 self.now += ms * MS;
-                self.generations.iter_mut().for_each(|pipeline| pipeline.tick(self.now));
+                for pipeline in &mut self.generations {
+                    pipeline.tick(self.now);
+                    prop_assert!(pipeline.backlog.is_empty(), "something waits longer than for a tick");
+                }
             }
             Step::Answer(nth, reply) => {
                 if nth < self.calls.len() {
@@ -185,6 +212,13 @@ impl World {
             Step::Reconfigure => self.reconfigure(),
         }
         self.check()
+    }
+
+    fn request(&mut self, len: usize) {
+        let id = NOW - 1 - self.captured.len() as u64;
+        let len = if self.setting.batches == Batches::Uniform { UNIFORM_LEN } else { len };
+        observe(self.generations.last_mut().unwrap(), id, len, self.now);
+        self.captured.insert(id);
     }
 
     fn send(&mut self) -> Result<(), TestCaseError> {
@@ -264,6 +298,9 @@ impl World {
         let (mut captured, mut ended, mut delivered, mut rejected, mut spilled) = (0, 0, 0, 0, 0);
         for (generation, pipeline) in self.generations.iter_mut().enumerate() {
             self.spilled_lines += pipeline.take_spilled().len() as i64;
+            prop_assert!(!pipeline.backlog.is_full(), "too much waits");
+            let unsealed = pipeline.batcher.records() + pipeline.backlog.records();
+            prop_assert!(unsealed < self.setting.max_records(), "a batch was not sealed by its last record");
             let ledger = pipeline.ledger();
             let dropped: i64 =
                 Reason::ALL.iter().map(|reason| ledger.get(Stat::RecordsDropped(*reason))).sum();
@@ -310,8 +347,8 @@ fn is_unavailable(status: Option<u16>) -> bool {
 }
 
 fn pipeline(setting: Setting, queue_bytes: usize, seed: [u8; 16], now: u64) -> Pipeline {
-    let Setting { when_full, sampling, is_uniform } = setting;
-    let (max_records, metrics) = if is_uniform { (1, false) } else { (3, true) };
+    let Setting { when_full, sampling, batches } = setting;
+    let (max_records, metrics) = (setting.max_records(), batches != Batches::Uniform);
     let sections = format!(
         r#""logs":{{"max_record_bytes":512{sampling}}},
            "metrics":{{"enabled":{metrics},"interval":"1s","temporality":"delta"}},
@@ -333,7 +370,7 @@ fn observe(pipeline: &mut Pipeline, id: u64, len: usize, now: u64) {
 
 /// As many uniform batches as the configuration asks room for, less a byte.
 fn uniform_queue_bytes() -> usize {
-    let setting = Setting { when_full: "drop_oldest", sampling: "", is_uniform: true };
+    let setting = Setting { when_full: "drop_oldest", sampling: "", batches: Batches::Uniform };
     let mut pipeline = pipeline(setting, QUEUE_BYTES, [0; 16], NOW);
     observe(&mut pipeline, NOW - 1, UNIFORM_LEN, NOW);
     let batch = pipeline.take_next(NOW).unwrap().body.len();

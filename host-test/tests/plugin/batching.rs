@@ -3,7 +3,7 @@
 use offpath_host_test::{Mode, VmRole, get};
 use serde_json::json;
 
-use crate::support::{assert_accounted_for, builder, millis, proxy, records, secs};
+use crate::support::{accepted_calls, assert_accounted_for, builder, millis, proxy, records, secs};
 
 #[test]
 fn a_batch_is_sealed_by_its_last_record() {
@@ -29,8 +29,7 @@ fn a_batch_is_sealed_before_it_outgrows_its_bytes() {
         proxy.request(get(format!("/{number}"))).respond(200).unwrap();
     }
     let mut calls = proxy.cluster("otlp").answer_all(200).unwrap();
-    proxy.advance(secs(62)).unwrap();
-    calls.extend(proxy.cluster("otlp").answer_all(200).unwrap());
+    calls.extend(accepted_calls(&mut proxy, 62));
     assert!(calls.iter().all(|call| call.body.len() <= 4096));
     // The next record would not have fitted any more, so each but the last is nearly full.
     let (_, full) = calls.split_last().unwrap();

@@ -14,6 +14,8 @@ use self::world::{WORKERS, World};
 pub(crate) enum Step {
     /// A request to a worker ends, with a path of this many bytes and that status.
     Request(usize, usize, u16),
+    /// So many requests to a worker end at once.
+    Burst(usize, usize),
     /// A request to a worker springs the trap.
     Trap(usize),
     /// Milliseconds pass.
@@ -54,18 +56,29 @@ pub(crate) enum Health {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
     pub(crate) when_full: &'static str,
-    /// Whether batches are alike, one to a request, and the queue is a byte too small for a whole number of them:
-    /// otherwise few cases come exactly to its bound.
-    pub(crate) is_uniform: bool,
+    pub(crate) batches: Batches,
     pub(crate) seed: u64,
+}
+
+/// How requests make batches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Batches {
+    /// One each, all alike, and the queue is a byte too small for a whole number of them: otherwise few cases come exactly to
+    /// its bound.
+    Uniform,
+    /// Three each, or fewer: none waits for long to be worked on.
+    Small,
+    /// As many as fit: they wait for each other, and what is worked on together is several batches.
+    Large,
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
     let when_full = prop_oneof![Just("drop_oldest"), Just("drop_newest"), Just("spill")];
-    let is_uniform = prop_oneof![3 => Just(false), 1 => Just(true)];
-    (when_full, is_uniform, 0u64..1000).prop_map(|(when_full, is_uniform, seed)| Setting {
+    let batches =
+        prop_oneof![1 => Just(Batches::Uniform), 2 => Just(Batches::Small), 2 => Just(Batches::Large)];
+    (when_full, batches, 0u64..1000).prop_map(|(when_full, batches, seed)| Setting {
         when_full,
-        is_uniform,
+        batches,
         seed,
     })
 }
@@ -85,6 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         24 => (worker.clone(), 1usize..400, prop_oneof![Just(200u16), Just(404), Just(503)])
             .prop_map(|(worker, len, status)| Step::Request(worker, len, status)),
+        2 => (worker.clone(), 2usize..40).prop_map(|(worker, requests)| Step::Burst(worker, requests)),
         2 => worker.clone().prop_map(Step::Trap),
         12 => (0u64..3000).prop_map(Step::Advance),
         2 => (3000u64..40_000).prop_map(Step::Advance),
@@ -144,7 +158,7 @@ fn a_worker_that_was_only_slow_is_not_counted_twice() {
     for (steps, seed) in
         [(taken_for_lost.to_vec(), 0), (reconfigured.to_vec(), 0), (answered_late.to_vec(), 4)]
     {
-        let setting = Setting { when_full: "drop_oldest", is_uniform: false, seed };
+        let setting = Setting { when_full: "drop_oldest", batches: Batches::Small, seed };
         play(steps, setting).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::pacing::Pacing;
-use super::{Health, Reply, Setting, Step};
+use super::{Batches, Health, Reply, Setting, Step};
 use crate::support::{
     DROP_REASONS, attributes, batch_id, config, double, dropped, int, millis, points, records, text,
     trapping_wasm,
@@ -56,7 +56,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(setting: Setting) -> Self {
-        let queue_bytes = if setting.is_uniform { uniform_queue_bytes() } else { QUEUE_BYTES };
+        let queue_bytes =
+            if setting.batches == Batches::Uniform { uniform_queue_bytes() } else { QUEUE_BYTES };
         let proxy = Proxy::load(trapping_wasm())
             .config(configuration(setting, queue_bytes, 0))
             .workers(WORKERS)
@@ -83,7 +84,7 @@ impl World {
 
     pub(super) fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         let needs = match &step {
-            Step::Request(worker, ..) | Step::Trap(worker) => *worker..worker + 1,
+            Step::Request(worker, ..) | Step::Burst(worker, _) | Step::Trap(worker) => *worker..worker + 1,
             Step::Reconfigure => 0..WORKERS,
             _ => 0..0,
         };
@@ -91,8 +92,13 @@ impl World {
             return Ok(());
         }
         match step {
-            Step::Request(worker, ..) if self.setting.is_uniform => self.request(worker, UNIFORM_LEN, 200),
+            Step::Request(worker, ..) if self.setting.batches == Batches::Uniform => {
+                self.request(worker, UNIFORM_LEN, 200);
+            }
             Step::Request(worker, len, status) => self.request(worker, len, status),
+            Step::Burst(worker, requests) => {
+                (0..requests).for_each(|_| self.request(worker, UNIFORM_LEN, 200));
+            }
             Step::Trap(worker) => {
                 let request = get("/").header("x-offpath-trap", "1");
                 self.requests += 1;
@@ -285,9 +291,13 @@ fn configuration(setting: Setting, queue_bytes: u64, number: u64) -> Value {
         "collector": {"max_in_flight": MAX_IN_FLIGHT},
         "resource": {"configuration": number.to_string()},
         "logs": {"max_record_bytes": 512},
-        "metrics": {"enabled": !setting.is_uniform, "interval": "1s", "temporality": "delta"},
+        "metrics": {"enabled": setting.batches != Batches::Uniform, "interval": "1s", "temporality": "delta"},
         "batch": {
-            "max_records": if setting.is_uniform { 1 } else { 3 },
+            "max_records": match setting.batches {
+                Batches::Uniform => 1,
+                Batches::Small => 3,
+                Batches::Large => 100,
+            },
             "max_bytes": BATCH_BYTES,
             "max_delay": "500ms",
         },
@@ -300,7 +310,7 @@ fn configuration(setting: Setting, queue_bytes: u64, number: u64) -> Value {
 fn uniform_queue_bytes() -> u64 {
     static BATCH: OnceLock<usize> = OnceLock::new();
     let batch = *BATCH.get_or_init(|| {
-        let setting = Setting { when_full: "drop_oldest", is_uniform: true, seed: 0 };
+        let setting = Setting { when_full: "drop_oldest", batches: Batches::Uniform, seed: 0 };
         let mut proxy =
             Proxy::load(trapping_wasm()).config(configuration(setting, QUEUE_BYTES, 0)).start().unwrap();
         let request = get(path(FIRST_BEGIN, UNIFORM_LEN));
