@@ -319,6 +319,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn answers_are_freed_with_the_request_and_malformed_ones_at_once() {
+        let mut captured = Captured::default();
+        let held =
+            |captured: &Captured| captured.parts.iter().map(|part| part.bytes.capacity()).sum::<usize>();
+        captured.take_list(list(&[b"GET", b"/"]), 2).unwrap();
+        let first = held(&captured);
+        assert_eq!((captured.bytes_len(), first > 0), (list(&[b"GET", b"/"]).len(), true));
+        assert_eq!(captured.take_list(vec![0xff; 1000], 2), Err(Malformed));
+        assert_eq!(held(&captured), first);
+        captured.clear();
+        assert_eq!((captured.bytes_len(), held(&captured)), (0, 0));
+    }
+
     /// Pairs as a header map is answered.
     fn headers(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let mut answer = (pairs.len() as u32).to_le_bytes().to_vec();

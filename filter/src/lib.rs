@@ -14,7 +14,8 @@
 //! 10. [`batch`] gathers encoded records until a batch is full or old enough;
 //! 11. [`delivery`] holds sealed batches, says which to send next, and what each answer means;
 //! 12. [`ledger`] counts every record into exactly one end;
-//! 13. [`pipeline`] is all of this as one value, owned by one root context;
+//! 13. [`pipeline`] is all of this as one value, owned by one root context, in which requests wait behind 5. to be worked on
+//!     together;
 //! 14. [`lease`] says who holds records, so that those of a lost virtual machine are counted too;
 //! 15. `proxy` (wasm only) is the shell: proxy-wasm's hooks in, host calls out.
 //!

@@ -418,6 +418,8 @@ fn nano(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
+mod backlog_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod tests;

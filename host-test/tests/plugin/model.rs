@@ -142,7 +142,7 @@ proptest! {
 #[test]
 fn a_worker_that_was_only_slow_is_not_counted_twice() {
     use Reply::{Ok, Timeout};
-    use Step::{Advance, Answer, Reconfigure, Request, Stall};
+    use Step::{Advance, Answer, Reconfigure, Request, SetClockBack, Stall};
     let request = |worker| Request(worker, 1, 200);
     let taken_for_lost = [request(1), Stall(1, 21_581), Advance(0), request(0), Advance(16_125), request(1)];
     let reconfigured = [request(0), Advance(500), Stall(0, 15_626), Advance(17_625), request(0), Reconfigure];
@@ -155,9 +155,14 @@ fn a_worker_that_was_only_slow_is_not_counted_twice() {
         Advance(8738),
         Advance(1887),
     ];
-    for (steps, seed) in
-        [(taken_for_lost.to_vec(), 0), (reconfigured.to_vec(), 0), (answered_late.to_vec(), 4)]
-    {
+    let set_back =
+        [Advance(0), request(0), SetClockBack(19_471), Stall(0, 15_125), Advance(15_625), request(0)];
+    for (steps, seed) in [
+        (taken_for_lost.to_vec(), 0),
+        (reconfigured.to_vec(), 0),
+        (answered_late.to_vec(), 4),
+        (set_back.to_vec(), 0),
+    ] {
         let setting = Setting { when_full: "drop_oldest", batches: Batches::Small, seed };
         play(steps, setting).unwrap();
     }
