@@ -18,6 +18,7 @@ use crate::{
         stand::{Ending, Logger, Stand},
     },
     fetch,
+    harness::bootstrap::Mode,
     need::{self, Need},
     project::Project,
 };
@@ -110,9 +111,11 @@ pub fn prepare(project: &Project) -> anyhow::Result<()> {
     need::tools(&[Need::Pip, Need::Setpriv])?;
     need::wasm_target()?;
     fetch::envoy(project, fetch::ENVOY_1_40)?;
-    eprintln!("building the plugin, and once more with a trap in it");
+    eprintln!("building the plugin and the dynamic module, and both once more with a trap in them");
     artefacts::build_plugin(project)?;
-    artefacts::build_trapping_plugin(project)
+    artefacts::build_trapping_plugin(project)?;
+    artefacts::build_dynamic_module(project)?;
+    artefacts::build_panicking_dynamic_module(project)
 }
 
 /// One fault, with the plugin and, if wanted, at the same time with Envoy's own logger. What it needs is [prepared](prepare).
@@ -126,7 +129,12 @@ pub async fn show(
     with_native: bool,
 ) -> anyhow::Result<Row> {
     let traps = fault.treatment == Treatment::Trap;
-    let module = if traps { project.trapping_plugin() } else { project.plugin() };
+    let module = match (fault.mode, traps) {
+        (Mode::DynamicModule, true) => project.panicking_dynamic_module(),
+        (Mode::DynamicModule, false) => project.dynamic_module(),
+        (_, true) => project.trapping_plugin(),
+        (_, false) => project.plugin(),
+    };
     let plugin = Logger::Plugin(fault.mode, [common_keys(), fault.keys.clone()].concat(), module);
     let plugin = play(project, &plugin, fault, timing);
     // A native logger has nothing that could trap.

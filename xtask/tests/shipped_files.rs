@@ -10,7 +10,7 @@
 use std::{fs, path::PathBuf};
 
 use offpath_filter::config::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn documents(file: &str) -> Vec<Value> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../envoy").join(file);
@@ -55,6 +55,40 @@ fn both_envoy_files_differ_only_in_how_they_load_the_plugin() {
     assert_eq!(
         filter.1["failure_policy"], "FAIL_OPEN",
         "a filter that reloads answers 503 while it backs off"
+    );
+}
+
+#[test]
+fn the_dynamic_modules_file_differs_only_in_how_it_loads_the_module() {
+    let [mut logger, mut module] =
+        ["access-logger.yaml", "dynamic-module.yaml"].map(|file| documents(file).remove(0));
+    let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+    let [plugin, native] = [&mut logger, &mut module].map(|tree| {
+        let manager = tree.pointer_mut(manager).unwrap().as_object_mut().unwrap();
+        manager.remove("access_log").unwrap()[0]["typed_config"].clone()
+    });
+    let extension = module.as_object_mut().unwrap().remove("bootstrap_extensions").unwrap();
+    // Only virtual machines have a name to be told by.
+    let tags = logger["stats_config"]["stats_tags"].as_array_mut().unwrap();
+    tags.retain(|tag| tag["tag_name"] != "vm");
+    // Of wasm plugins' statistics Envoy takes the prefix off by itself.
+    let prefix = module["layered_runtime"]["layers"].as_array_mut().unwrap().remove(0);
+    let strips_prefix = "envoy.reloadable_features.dynamic_modules_strip_custom_stat_prefix";
+    assert_eq!(prefix["static_layer"], json!({ strips_prefix: true }));
+    assert_eq!(logger, module);
+
+    assert_eq!(plugin["config"]["configuration"], native["logger_config"]);
+    assert_accepted(native["logger_config"]["value"].as_str().unwrap());
+    let [extension] = extension.as_array().unwrap().as_slice() else { panic!("{extension}") };
+    let extension = &extension["typed_config"];
+    for part in [extension, &native] {
+        let loaded = &part["dynamic_module_config"];
+        assert_eq!(loaded["module"]["local"]["filename"], "target/liboffpath.so");
+        assert_eq!(loaded["do_not_close"], true, "Envoy would unload what it still calls");
+    }
+    assert_eq!(
+        extension["dynamic_module_config"]["metrics_namespace"], "wasmcustom",
+        "the dashboards' and the alerts' names"
     );
 }
 

@@ -40,7 +40,8 @@ pub(crate) struct Exporter {
     /// Whether the main thread has been told that there is something to do.
     is_awake: AtomicBool,
     shutdown: Mutex<Option<Shutdown>>,
-    /// Whether Envoy was told that it may end: from then on calls could find it half gone.
+    /// Whether Envoy was told that it may end: it ends its clusters then, and still answers their calls, but a call that is made in
+    /// such an answer would find no clusters, and be the end of the process.
     is_over: AtomicBool,
 }
 
@@ -193,6 +194,7 @@ impl Exporter {
         self.abandon();
         self.is_over.store(true, Ordering::Release);
         self.proxy.forget();
+        lock(&self.calls).clear();
         lock(&self.workers).clear();
         lock(&CURRENT).take_if(|current| std::ptr::eq(Arc::as_ptr(current), self));
     }

@@ -18,7 +18,7 @@ pub enum Treatment {
     /// The listener is replaced by one with another configuration of the plugin, a few times, while the receiver treats
     /// calls so.
     UpdateListener(Behaviour),
-    /// The plugin traps, a few times.
+    /// The plugin traps, or the dynamic module panics, a few times.
     Trap,
 }
 
@@ -75,6 +75,7 @@ pub fn all() -> Vec<Fault> {
     let briefly = vec![("retry.max_elapsed", json!("500ms"))];
     let rejected = ["rejected"].as_slice();
     let queue_full = ["queue_full"].as_slice();
+    let of_module = |fault: Fault| Fault { mode: Mode::DynamicModule, ..fault };
     vec![
         fault("none", Receiver(Behaviour::HEALTHY), &[]),
         Fault { times_longer: 3, ..fault("collector down", Down, &[]) },
@@ -97,6 +98,19 @@ pub fn all() -> Vec<Fault> {
         // Longer than a replaced listener lives, so that its root contexts are told to go while they hold something.
         Fault { times_longer: 3, ..fault("listener update, 503", UpdateListener(unavailable), &[]) },
         fault("trap", Trap, &["vm_lost"]),
+        of_module(fault("module, none", Receiver(Behaviour::HEALTHY), &[])),
+        of_module(Fault { times_longer: 3, ..fault("module, down", Down, &[]) }),
+        of_module(fault("module, 503", Receiver(AskForPause(StatusCode::SERVICE_UNAVAILABLE, 1)), &[])),
+        of_module(fault("module, never answers", Receiver(Hang), &[])),
+        of_module(fault("module, resets answer", Receiver(ResetWithinAnswer), &[])),
+        of_module(Fault { keys: small("drop_oldest"), ..fault("module, drop_oldest", slow, queue_full) }),
+        of_module(Fault { keys: small("spill"), ..fault("module, spill", slow, &["spilled", "queue_full"]) }),
+        of_module(fault("module, update", UpdateListener(Behaviour::HEALTHY), &[])),
+        of_module(Fault {
+            times_longer: 3,
+            ..fault("module, update, 503", UpdateListener(unavailable), &[])
+        }),
+        of_module(fault("module, panic", Trap, &["vm_lost"])),
     ]
 }
 

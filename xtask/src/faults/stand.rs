@@ -278,7 +278,8 @@ impl Stand {
 
 /// The lines that the plugin has written for records it had no room for.
 fn spilled_lines(log: &str) -> u64 {
-    log.lines().filter(|line| line.contains("[wasm]") && line.contains("{\"attributes\":")).count() as u64
+    let is_ours = |line: &str| line.contains("[wasm]") || line.contains("[dynamic_modules]");
+    log.lines().filter(|line| is_ours(line) && line.contains("{\"attributes\":")).count() as u64
 }
 
 /// How it was at the end.
@@ -312,8 +313,8 @@ mod tests {
 
     #[test]
     fn only_the_plugins_lines_are_spilled_records() {
-        let log =
-            "[w][warning][wasm] wasm log offpath: {\"attributes\":{}}\n[w][warning][wasm] wasm log: other\n";
-        assert_eq!(spilled_lines(log), 1);
+        let log = "[w][warning][wasm] wasm log offpath: {\"attributes\":{}}\n[w][warning][wasm] wasm log: other\n\
+             [w][warning][dynamic_modules] {\"attributes\":{}}\n[w][warning][http] {\"attributes\":{}}\n";
+        assert_eq!(spilled_lines(log), 2);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
 use crate::{fetch::Release, project::Project};
@@ -158,10 +158,12 @@ impl Bootstrap {
     /// # Errors
     /// When the file has no tracer.
     pub fn without_tracing(mut self) -> anyhow::Result<Self> {
-        for (parent, child) in [(HTTP_CONNECTION_MANAGER, "tracing"), ("", "layered_runtime")] {
-            let parent = self.at(parent)?.as_object_mut().context("not an object")?;
-            parent.remove(child).with_context(|| format!("there is no `{child}`"))?;
-        }
+        let manager = self.at(HTTP_CONNECTION_MANAGER)?.as_object_mut().context("not an object")?;
+        manager.remove("tracing").context("there is no `tracing`")?;
+        let layers = self.at("/layered_runtime/layers")?.as_array_mut().context("not a list")?;
+        let before = layers.len();
+        layers.retain(|layer| layer.get("name") != Some(&json!("tracing")));
+        ensure!(layers.len() < before, "there is no runtime layer `tracing`");
         Ok(self)
     }
 

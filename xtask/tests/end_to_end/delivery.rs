@@ -51,10 +51,15 @@ async fn settled(proxy: &Proxy, delivered: u64, dropped: &[(&str, u64)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_the_collector_refuses_for_good_are_counted_as_rejected_and_not_sent_again() {
-    for status in [StatusCode::BAD_REQUEST, StatusCode::INTERNAL_SERVER_ERROR, StatusCode::REQUEST_TIMEOUT] {
+    for (status, mode) in [
+        (StatusCode::BAD_REQUEST, Mode::AccessLogger),
+        (StatusCode::INTERNAL_SERVER_ERROR, Mode::AccessLogger),
+        (StatusCode::REQUEST_TIMEOUT, Mode::AccessLogger),
+        (StatusCode::BAD_REQUEST, Mode::DynamicModule),
+    ] {
         let receiver = Receiver::start().await.unwrap();
         receiver.behave(Behaviour::Answer(status));
-        let bootstrap = bootstrap(ENVOY_1_40, Mode::AccessLogger, &keys([])).await;
+        let bootstrap = bootstrap(ENVOY_1_40, mode, &keys([])).await;
         let proxy = Proxy::start(ENVOY_1_40, bootstrap, receiver.address()).await;
         send(&proxy).await;
         settled(&proxy, 0, &[("rejected", REQUESTS)]).await;
@@ -125,7 +130,7 @@ fn assert_all_arrived_once(receiver: &Receiver) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_nobody_takes_for_too_long_are_counted_as_expired() {
-    for mode in Mode::WASM {
+    for mode in Mode::ALL {
         let mut receiver = Receiver::start().await.unwrap();
         receiver.go_down().await;
         let keys = keys([("retry.max_elapsed", json!("300ms"))]);
@@ -143,7 +148,12 @@ async fn records_that_nobody_takes_for_too_long_are_counted_as_expired() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_envoy_refuses_are_tried_until_the_records_expire() {
     let receiver = Receiver::start().await.unwrap();
-    for (cluster, mode) in [("unknown", Mode::AccessLogger), ("empty", Mode::HttpFilter)] {
+    for (cluster, mode) in [
+        ("unknown", Mode::AccessLogger),
+        ("empty", Mode::HttpFilter),
+        ("unknown", Mode::DynamicModule),
+        ("empty", Mode::DynamicModule),
+    ] {
         let keys = keys([("collector.cluster", json!(cluster)), ("retry.max_elapsed", json!("300ms"))]);
         let mut bootstrap = bootstrap(ENVOY_1_40, mode, &keys).await;
         let without_endpoints = json!({"name": "empty", "load_assignment": {"cluster_name": "empty"}});

@@ -20,7 +20,7 @@ const REQUESTS: u64 = 30;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drops_are_exported_as_monotonic_sums_by_reason() {
-    for mode in [Mode::AccessLogger, Mode::HttpFilter] {
+    for mode in Mode::ALL {
         let receiver = Receiver::start().await.unwrap();
         let quick = [("metrics.interval", json!("1s")), ("batch.max_delay", json!("100ms"))];
         let bootstrap = bootstrap(ENVOY_1_40, mode, &quick).await;

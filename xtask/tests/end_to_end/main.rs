@@ -14,6 +14,7 @@ mod configuration;
 mod delivery;
 mod dialects;
 mod drops;
+mod dynamic_module;
 mod exactly_once;
 mod exemplars;
 mod faults;

@@ -52,7 +52,7 @@ async fn what_the_plugin_sends_is_otlp_with_the_names_of_the_semantic_convention
         for record in &records {
             check_record(record, begin, mode);
         }
-        check_senders(&calls, &records);
+        check_senders(&calls, &records, mode);
         let metrics = metrics(&calls, proxy.folder()).await;
         check_histograms(&metrics);
         check_exemplars(&metrics, begin);
@@ -101,7 +101,7 @@ fn check_batch_ids_are_unique(calls: &[Call]) {
 }
 
 /// The uuid of the batch ids is the instance that records and points name.
-fn check_senders(calls: &[Call], records: &[Value]) {
+fn check_senders(calls: &[Call], records: &[Value], mode: Mode) {
     let senders: Vec<&str> = calls
         .iter()
         .map(|call| call.header("x-offpath-batch").unwrap().rsplit_once('-').unwrap().0)
@@ -111,7 +111,9 @@ fn check_senders(calls: &[Call], records: &[Value]) {
         let instance = resource["service.instance.id"]["stringValue"].as_str().unwrap();
         assert!(senders.contains(&instance), "{instance} is none of {senders:?}");
         assert_eq!(resource["service.name"], json!({"stringValue": "edge"}));
-        assert_eq!(resource["envoy.node.id"], json!({"stringValue": "edge-1"}));
+        // A dynamic module is not told.
+        let node_id = (mode != Mode::DynamicModule).then(|| json!({"stringValue": "edge-1"}));
+        assert_eq!(resource.get("envoy.node.id").cloned(), node_id);
     }
 }
 

@@ -30,6 +30,12 @@ pub(crate) const EVERYWHERE: [(Release, Mode); 5] = [
     (ENVOY_1_40, Mode::DynamicModule),
 ];
 
+/// Of these, the ones with what a dynamic module does not get: expressions.
+pub(crate) const EVERYWHERE_IN_WASM: [(Release, Mode); 4] = {
+    let [first, second, third, fourth, _] = EVERYWHERE;
+    [first, second, third, fourth]
+};
+
 /// The workspace, with the plugin built and each Envoy fetched.
 pub(crate) async fn project() -> &'static Project {
     static PROJECT: OnceCell<Project> = OnceCell::const_new();
@@ -121,6 +127,11 @@ impl Proxy {
 
     /// Ends Envoy.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.envoy.stop().await
+    }
+
+    /// Ends Envoy, whose log is still wanted.
+    pub(crate) async fn stop_in_place(&mut self) -> anyhow::Result<()> {
         self.envoy.stop().await
     }
 

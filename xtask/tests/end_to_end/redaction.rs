@@ -71,6 +71,11 @@ async fn no_secret_that_a_client_sends_is_exported_or_logged_by_a_filter() {
     no_secret_is_exported_or_logged(Mode::HttpFilter).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_that_a_client_sends_is_exported_or_logged_by_a_dynamic_module() {
+    no_secret_is_exported_or_logged(Mode::DynamicModule).await;
+}
+
 async fn no_secret_is_exported_or_logged(mode: Mode) {
     let planted = from_the_client();
     let receiver = Receiver::start().await.unwrap();

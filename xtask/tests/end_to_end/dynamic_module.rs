@@ -1,0 +1,119 @@
+//! What only the dynamic module does: it delivers at Envoy's end, is ticked by a thread that it shares with what it sends, and is two
+//! parts, of which each wants the other.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use xtask::harness::{
+    bootstrap::Mode,
+    inventory::Inventory,
+    load,
+    receiver::{Behaviour, Receiver},
+    steady::SteadyLoad,
+    wait,
+};
+
+use crate::proxy::{ENVOY_1_40, Proxy, bootstrap};
+
+const REQUESTS: u64 = 500;
+
+async fn started(keys: &[(&str, Value)], receiver: &Receiver) -> Proxy {
+    let bootstrap = bootstrap(ENVOY_1_40, Mode::DynamicModule, keys).await;
+    Proxy::start(ENVOY_1_40, bootstrap, receiver.address()).await
+}
+
+async fn send(proxy: &Proxy) {
+    let statuses =
+        load::keep_alive(proxy.address(), 8, REQUESTS, |n| load::get(&format!("/orders/{n}?n={n}")))
+            .await
+            .unwrap();
+    assert_eq!(statuses, BTreeMap::from([(200, REQUESTS)]));
+}
+
+fn inventory(receiver: &Receiver) -> Inventory {
+    let mut inventory = Inventory::default();
+    for call in receiver.calls() {
+        inventory.add(&call).unwrap();
+    }
+    inventory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_is_stopped_right_after_its_requests_delivers_all_of_them() {
+    let receiver = Receiver::start().await.unwrap();
+    let proxy = started(&[], &receiver).await;
+    send(&proxy).await;
+    proxy.stop().await.unwrap();
+    let inventory = inventory(&receiver);
+    assert_eq!(inventory.distinct(), REQUESTS);
+    assert_eq!(inventory.measured(), REQUESTS, "requests in the histograms");
+    assert_eq!(inventory.breaches(), [] as [String; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_whose_collector_never_answers_ends_and_says_what_is_lost() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.behave(Behaviour::Hang);
+    // Longer than Envoy waits for.
+    let mut proxy = started(&[("collector.timeout", json!("1m"))], &receiver).await;
+    send(&proxy).await;
+    proxy.stop_in_place().await.unwrap();
+    let log = proxy.log().unwrap();
+    let line =
+        format!("offpath: Envoy ends before the collector has taken {REQUESTS} records, which are lost");
+    assert_eq!(log.matches("which are lost").count(), 1, "{log}");
+    assert!(log.contains(&line), "{log}");
+}
+
+/// Each request fills a batch and wakes the main thread, far more often than that wants to tick.
+#[tokio::test(flavor = "multi_thread")]
+async fn histograms_are_exported_however_often_batches_are_sealed() {
+    let receiver = Receiver::start().await.unwrap();
+    let keys = [
+        ("batch.max_records", json!(1)),
+        ("batch.max_delay", json!("4s")),
+        ("metrics.interval", json!("1s")),
+    ];
+    let proxy = started(&keys, &receiver).await;
+    let mut load = SteadyLoad::start(proxy.address(), 8, 200);
+    wait::until("two exports have come while the load goes on", async || {
+        let exports = receiver.calls().iter().filter(|call| call.path == "/v1/metrics").count();
+        Ok((exports >= 2).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(load.sent() > 0);
+    load.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_module_cannot_do_keeps_envoy_from_starting_and_is_named() {
+    let receiver = Receiver::start().await.unwrap();
+    let secret = ("collector.headers", json!({"authorization": "Bearer hunter2"}));
+    let missing = "`bootstrap_extensions` must have one of the same module";
+    for (key, expected) in [
+        (None, missing),
+        (
+            Some(("logs.attributes", json!({"tenant": "request.host"}))),
+            "`logs.attributes`: expressions are not available",
+        ),
+        (
+            Some(("metrics.attributes", json!(["envoy.virtual_host.name"]))),
+            "`metrics.attributes`: `envoy.virtual_host.name` is not available",
+        ),
+    ] {
+        let is_alone = key.is_none();
+        let keys: Vec<(&str, Value)> = key.into_iter().chain([secret.clone()]).collect();
+        let mut bootstrap = bootstrap(ENVOY_1_40, Mode::DynamicModule, &keys).await;
+        if is_alone {
+            bootstrap.at("").unwrap().as_object_mut().unwrap().remove("bootstrap_extensions");
+        }
+        let Err(refusal) = Proxy::try_start(ENVOY_1_40, bootstrap, receiver.address()).await else {
+            panic!("Envoy starts, though {expected}");
+        };
+        let refusal = format!("{refusal:#}");
+        assert!(refusal.contains(expected), "{refusal}");
+        assert!(!refusal.contains("hunter2"), "a secret is printed: {refusal}");
+        assert!(!refusal.contains("panicked"), "{refusal}");
+    }
+}
