@@ -60,6 +60,11 @@ pub struct SealedBatch {
 }
 
 impl SealedBatch {
+    /// Whether it is one of the batches up to `last`; points are, which nobody can tell when they got no number yet.
+    fn is_up_to(&self, last: u64) -> bool {
+        !matches!(self.signal, Signal::Logs) || self.sequence <= Some(last)
+    }
+
     fn was_tried(&self) -> bool {
         self.first_tried_unix_nano.is_some()
     }
@@ -278,6 +283,17 @@ impl Delivery {
     /// Whether nothing waits and nothing is under way.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// The number of the newest batch.
+    pub fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// Whether of the batches up to `last` none waits or is under way; newer ones may.
+    pub fn is_sent_up_to(&self, last: u64) -> bool {
+        let in_flight = self.in_flight.iter().map(|call| &call.batch);
+        !in_flight.chain(self.queue.iter()).any(|batch| batch.is_up_to(last))
     }
 
     fn try_later(

@@ -253,9 +253,14 @@ impl Pipeline {
         self.draining && is_encoded && !self.has_news() && self.delivery.is_empty()
     }
 
-    /// Whether everything that was sealed has had its answer.
-    pub fn is_sent(&self) -> bool {
-        self.delivery.is_empty()
+    /// The number of the batch that was sealed last.
+    pub fn last_sequence(&self) -> u64 {
+        self.delivery.last_sequence()
+    }
+
+    /// Whether everything that was sealed up to that batch has had its end; newer ones may wait.
+    pub fn is_sent_up_to(&self, last: u64) -> bool {
+        self.delivery.is_sent_up_to(last)
     }
 
     /// Counts all that is left as lost to the shutdown.

@@ -48,8 +48,8 @@ pub(crate) struct Exporter {
 /// Envoy waits for this.
 struct Shutdown {
     since: Instant,
-    /// Workers that have not had all answers to what they held when it began.
-    waiting: Vec<Arc<Worker>>,
+    /// Workers that have not had all answers to what they held when it began, each with the number of the last batch of that.
+    waiting: Vec<(Arc<Worker>, u64)>,
     /// Envoy may say several times that it is about to end, and waits for an answer each time.
     completions: Vec<Box<dyn FnOnce() + Send>>,
 }
@@ -168,23 +168,19 @@ impl Exporter {
 
     /// Envoy is about to end, and does when `complete` is called.
     pub(crate) fn shut_down(&self, complete: Box<dyn FnOnce() + Send>) {
-        let is_first = {
-            let mut shutdown = lock(&self.shutdown);
-            let is_first = shutdown.is_none();
-            let waiting = || lock(&self.workers).clone();
-            let shutdown = shutdown.get_or_insert_with(|| Shutdown {
-                since: Instant::now(),
-                waiting: waiting(),
-                completions: Vec::new(),
-            });
-            shutdown.completions.push(complete);
-            is_first
-        };
-        if is_first {
+        let mut complete = Some(complete);
+        if let Some(shutdown) = &mut *lock(&self.shutdown) {
+            shutdown.completions.extend(complete.take());
+        }
+        if complete.is_some() {
+            let mut waiting = Vec::new();
             self.for_each(|worker| {
                 worker.drain();
-                self.send(worker);
+                waiting.push((Arc::clone(worker), worker.lock().pipeline.last_sequence()));
             });
+            let completions = complete.into_iter().collect();
+            *lock(&self.shutdown) = Some(Shutdown { since: Instant::now(), waiting, completions });
+            self.for_each(|worker| self.send(worker));
         }
         self.end_what_is_done();
     }
@@ -202,7 +198,7 @@ impl Exporter {
     /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
     /// answered before it is refused.
     fn send(&self, worker: &Arc<Worker>) {
-        while !self.is_over.load(Ordering::Acquire) {
+        while self.may_send(worker) {
             let mut shared = worker.lock();
             let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
                 self.release(shared);
@@ -226,14 +222,22 @@ impl Exporter {
         }
     }
 
+    /// In the end only what was held when it began is sent: whatever comes then would keep calls under way for ever.
+    fn may_send(&self, worker: &Arc<Worker>) -> bool {
+        let is_waited_for =
+            |shutdown: &Shutdown| shutdown.waiting.iter().any(|(waiting, _)| Arc::ptr_eq(waiting, worker));
+        !self.is_over.load(Ordering::Acquire) && lock(&self.shutdown).as_ref().is_none_or(is_waited_for)
+    }
+
     /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have their answers, or have had
     /// their time.
     fn end_what_is_done(&self) {
         lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
         let mut shutdown = lock(&self.shutdown);
         let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else { return };
-        waiting.retain(|worker| !worker.lock().pipeline.is_sent());
-        if !(waiting.is_empty() || since.elapsed() >= MAX_SHUTDOWN) {
+        waiting.retain(|(worker, last)| !worker.lock().pipeline.is_sent_up_to(*last));
+        let is_done = waiting.is_empty() && lock(&self.calls).is_empty();
+        if !is_done && since.elapsed() < MAX_SHUTDOWN {
             return;
         }
         let completions = std::mem::take(completions);

@@ -34,6 +34,11 @@ impl Queue {
         self.waiting.push_back(batch);
     }
 
+    /// All that wait.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &SealedBatch> {
+        self.waiting.iter()
+    }
+
     /// The batch that will be sent next.
     pub(super) fn next(&self) -> Option<&SealedBatch> {
         self.waiting.front()

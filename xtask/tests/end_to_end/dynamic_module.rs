@@ -1,7 +1,7 @@
 //! What only the dynamic module does: it delivers at Envoy's end, is ticked by a thread that it shares with what it sends, and is two
 //! parts, of which each wants the other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use xtask::harness::{
@@ -65,6 +65,24 @@ async fn an_envoy_whose_collector_never_answers_ends_and_says_what_is_lost() {
     assert!(log.contains(&line), "{log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_that_is_stopped_under_load_ends_as_it_should() {
+    let receiver = Receiver::start().await.unwrap();
+    // Calls are under way at every moment, and answered late.
+    receiver.behave(Behaviour::Delay(Duration::from_millis(50)));
+    let keys = [("batch.max_records", json!(1)), ("collector.max_in_flight", json!(16))];
+    let mut proxy = started(&keys, &receiver).await;
+    let mut load = SteadyLoad::start(proxy.address(), 8, 400);
+    wait::until("records arrive", async || Ok((receiver.calls().len() > 100).then_some(()))).await.unwrap();
+    // Fails when Envoy does.
+    proxy.stop_in_place().await.unwrap();
+    let log = proxy.log().unwrap();
+    assert!(!log.contains("panicked"), "{log}");
+    // Its clients have lost their connections.
+    drop(load.end().await);
+    assert_eq!(inventory(&receiver).breaches(), [] as [String; 0]);
+}
+
 /// Each request fills a batch and wakes the main thread, far more often than that wants to tick.
 #[tokio::test(flavor = "multi_thread")]
 async fn histograms_are_exported_however_often_batches_are_sealed() {
@@ -90,9 +108,11 @@ async fn histograms_are_exported_however_often_batches_are_sealed() {
 async fn what_a_module_cannot_do_keeps_envoy_from_starting_and_is_named() {
     let receiver = Receiver::start().await.unwrap();
     let secret = ("collector.headers", json!({"authorization": "Bearer hunter2"}));
-    let missing = "`bootstrap_extensions` must have one of the same module";
+    let alone = "`bootstrap_extensions` must have one of the same module";
+    let twice = "offpath: is a bootstrap extension of this Envoy already";
     for (key, expected) in [
-        (None, missing),
+        (None, alone),
+        (None, twice),
         (
             Some(("logs.attributes", json!({"tenant": "request.host"}))),
             "`logs.attributes`: expressions are not available",
@@ -102,11 +122,13 @@ async fn what_a_module_cannot_do_keeps_envoy_from_starting_and_is_named() {
             "`metrics.attributes`: `envoy.virtual_host.name` is not available",
         ),
     ] {
-        let is_alone = key.is_none();
         let keys: Vec<(&str, Value)> = key.into_iter().chain([secret.clone()]).collect();
         let mut bootstrap = bootstrap(ENVOY_1_40, Mode::DynamicModule, &keys).await;
-        if is_alone {
-            bootstrap.at("").unwrap().as_object_mut().unwrap().remove("bootstrap_extensions");
+        let extensions = bootstrap.at("/bootstrap_extensions").unwrap().as_array_mut().unwrap();
+        match expected {
+            _ if expected == alone => extensions.clear(),
+            _ if expected == twice => extensions.push(extensions[0].clone()),
+            _ => {}
         }
         let Err(refusal) = Proxy::try_start(ENVOY_1_40, bootstrap, receiver.address()).await else {
             panic!("Envoy starts, though {expected}");
@@ -114,6 +136,6 @@ async fn what_a_module_cannot_do_keeps_envoy_from_starting_and_is_named() {
         let refusal = format!("{refusal:#}");
         assert!(refusal.contains(expected), "{refusal}");
         assert!(!refusal.contains("hunter2"), "a secret is printed: {refusal}");
-        assert!(!refusal.contains("panicked"), "{refusal}");
+        assert!(!refusal.contains("panicked") && !refusal.contains("Segmentation"), "{refusal}");
     }
 }
