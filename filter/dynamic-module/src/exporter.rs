@@ -143,6 +143,10 @@ impl Exporter {
 
     /// The answer to a call, or that there is none.
     pub(crate) fn answered(&self, token: u64, response: Option<Response<'_>>) {
+        if self.is_over.load(Ordering::Acquire) {
+            // Envoy ends its clusters, and the call with them: what it held is counted as lost.
+            return;
+        }
         let header = |name: &[u8]| {
             let headers = response.iter().flat_map(|response| &response.headers);
             headers.clone().find(|(other, _)| *other == name).map(|(_, value)| *value)
