@@ -206,7 +206,7 @@ impl Stand {
             accounting: self.accounting().await?,
             not_logged: self.not_logged().await?,
             traps: self.traps,
-            queue_bytes: self.sum("^wasmcustom.offpath_queue_bytes$").await?,
+            queue_bytes: self.queue_bytes().await?,
             calls: self.sum("^wasmcustom.offpath_batches_sent_total$").await?,
             calls_again: self.sum("^wasmcustom.offpath_batches_retried_total$").await?,
             spilled_lines: spilled_lines(&self.envoy.log()?),
@@ -218,13 +218,19 @@ impl Stand {
         Ok(ending)
     }
 
+    async fn queue_bytes(&self) -> anyhow::Result<u64> {
+        self.sum("^wasmcustom.offpath_queue_bytes$").await
+    }
+
     async fn wait_for_plugin(&mut self, requests: u64) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             let accounting = self.accounting().await?;
             let seen = accounting.captured + self.not_logged().await?;
-            // The requests that trapped were sent beside the load.
-            if accounting.pending == 0 && accounting.balances() && seen >= requests {
+            // The requests that trapped were sent beside the load. An export of histograms may be under way when all records
+            // have arrived.
+            let is_settled = accounting.pending == 0 && self.queue_bytes().await? == 0;
+            if is_settled && accounting.balances() && seen >= requests {
                 break;
             }
             self.watch(GLANCE).await?;
