@@ -39,6 +39,8 @@ pub(crate) struct Exporter {
     calls: Mutex<HashMap<u64, Arc<Worker>>>,
     /// Whether the main thread has been told that there is something to do.
     is_awake: AtomicBool,
+    /// Whether a worker has come for which the timer may be set too late.
+    has_new_worker: AtomicBool,
     shutdown: Mutex<Option<Shutdown>>,
     /// Whether Envoy was told that it may end: it ends its clusters then, and still answers their calls, but a call that is made in
     /// such an answer would find no clusters, and be the end of the process.
@@ -75,6 +77,7 @@ impl Exporter {
             workers: Mutex::default(),
             calls: Mutex::default(),
             is_awake: AtomicBool::new(false),
+            has_new_worker: AtomicBool::new(false),
             shutdown: Mutex::default(),
             is_over: AtomicBool::new(false),
         });
@@ -92,6 +95,7 @@ impl Exporter {
     /// Looks after another worker.
     pub(crate) fn add(&self, worker: Arc<Worker>) {
         lock(&self.workers).push(worker);
+        self.has_new_worker.store(true, Ordering::Release);
         self.wake();
     }
 
@@ -118,9 +122,13 @@ impl Exporter {
         }
     }
 
-    /// The main thread is awake. Its timer stays as it is set: under load it is woken more often than that wants to go off.
+    /// The main thread is awake. Its timer stays as it is set, but for new workers: under load it is woken more often than that
+    /// wants to go off.
     pub(crate) fn awoken(&self) {
         self.is_awake.store(false, Ordering::Release);
+        if self.has_new_worker.swap(false, Ordering::AcqRel) {
+            self.set_timer();
+        }
         self.for_each(|worker| self.send(worker));
         self.end_what_is_done();
     }
@@ -226,7 +234,8 @@ impl Exporter {
         }
     }
 
-    /// In the end only what was held when it began is sent: whatever comes then would keep calls under way for ever.
+    /// In the end only workers send of whose batches from before it some are left: what comes later would keep calls under way
+    /// for ever.
     fn may_send(&self, worker: &Arc<Worker>) -> bool {
         let is_waited_for =
             |shutdown: &Shutdown| shutdown.waiting.iter().any(|(waiting, _)| Arc::ptr_eq(waiting, worker));
@@ -236,6 +245,9 @@ impl Exporter {
     /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have their answers, or have had
     /// their time.
     fn end_what_is_done(&self) {
+        if self.is_over.load(Ordering::Acquire) {
+            return;
+        }
         lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
         let mut shutdown = lock(&self.shutdown);
         let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else { return };

@@ -3,7 +3,7 @@
 //! Envoy loads the library twice over, and both parts find each other in it:
 //!
 //! - as an **access logger** (`logger`), one on each worker thread. What a request leaves is fetched (`fetch`) without a
-//!   copy or a virtual machine in between, and goes into that worker's own pipeline;
+//!   virtual machine in between, and goes into that worker's own pipeline;
 //! - as a **bootstrap extension** (`exporter`) on the main thread, for loggers can neither call a cluster nor be called by a
 //!   timer. It ticks all pipelines, makes their calls, hands them the answers, and holds up Envoy's end until they are empty.
 //!

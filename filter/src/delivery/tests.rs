@@ -408,3 +408,28 @@ fn an_end_without_answers_is_a_shutdown() {
     assert_eq!(fixture.counts(&[Stat::RecordsPending, Stat::QueueBytes]), [0, 0]);
     assert!(fixture.delivery.is_empty());
 }
+
+#[test]
+fn what_was_sealed_up_to_a_batch_is_sent_when_all_of_it_has_had_its_end_whatever_came_later() {
+    let mut fixture = Fixture::new(2, WhenFull::DropOldest);
+    let is_sent = |fixture: &Fixture, last| fixture.delivery.is_sent_up_to(last);
+    assert!(is_sent(&fixture, 0), "nothing was ever sealed");
+    fixture.logs(10, 1);
+    fixture.logs(10, 1);
+    let last = fixture.delivery.last_sequence();
+    fixture.logs(10, 1);
+    assert_eq!((last, fixture.delivery.last_sequence()), (2, 3));
+    assert_eq!((fixture.send(1), fixture.send(2)), (Some(1), Some(2)));
+    assert!(!is_sent(&fixture, last), "two are under way");
+    fixture.answer(1, 200);
+    assert!(!is_sent(&fixture, last), "one is under way");
+    fixture.answer(2, 503);
+    assert!(!is_sent(&fixture, last), "it waits again");
+    assert_eq!(fixture.send_later(3), Some(2));
+    fixture.answer(3, 400);
+    assert!(is_sent(&fixture, last), "a newer one waits");
+    assert!(!is_sent(&fixture, 3));
+
+    fixture.offer(Signal::CumulativeMetrics, 10, 1);
+    assert!(!is_sent(&fixture, last), "nobody can tell when points without a number were sealed");
+}

@@ -118,16 +118,18 @@ async fn both_make_the_same_records_and_points_of_whatever_envoy_finishes() {
     })
     .await
     .unwrap();
-    wait::until("both have recorded and measured every request", async || {
+    let made = wait::until("both have recorded and measured every request", async || {
         let finished = finished(&native_log, Mode::AccessLogger)?.len() as u64;
+        // What the shells have counted by now is all that there will be; Envoy's own log is written a moment later.
+        let is_complete = finished >= sent && proxy.accounting().await?.captured == 2 * finished;
         let made = Made::of_each(&receiver.calls());
         let all =
             made.iter().all(|made| made.records.len() as u64 == finished && made.measured() == finished);
-        Ok((finished >= sent && all).then_some(()))
+        Ok((is_complete && all).then_some(made))
     })
     .await
     .unwrap();
-    assert_equal(Made::of_each(&receiver.calls()));
+    assert_equal(made);
 }
 
 /// Calls of gRPC, and requests of which the trace says whether they are kept.
@@ -160,15 +162,14 @@ async fn both_keep_the_same_requests_and_say_the_same_of_grpc() {
             response.into_body().collect().await.unwrap();
         }
     }
-    wait::until("both have decided on every request, and measured it", async || {
+    let made = wait::until("both have decided on every request, and measured it", async || {
         let accounting = proxy.accounting().await?;
         let ended = accounting.delivered + accounting.sampled_out == 2 * sent;
         let made = Made::of_each(&receiver.calls());
-        Ok((ended && made.iter().all(|made| made.measured() == sent)).then_some(()))
+        Ok((ended && made.iter().all(|made| made.measured() == sent)).then_some(made))
     })
     .await
     .unwrap();
-    let made = Made::of_each(&receiver.calls());
     assert!((1..sent).contains(&(made[0].records.len() as u64)), "{made:?}");
     assert_equal(made);
 }

@@ -195,7 +195,7 @@ impl Report {
         format!(
             "{} rounds of {} requests at {}/s, answered by {}. Without a logger Envoy takes {:.1} µs per request; the difference \
              between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s; between two Envoys \
-             without a logger p50 differs by {} µs, p99 by {} µs. Envoy without a logger occupies {:.0} MiB; the module has {} \
+             without a logger p50 differs by {} µs, p99 by {} µs. Envoy without a logger occupies {:.0} MiB; the wasm module has {} \
              bytes. Calls go uncompressed; gzip is what they would be at level 1.\n\n{rest}",
             self.rounds,
             self.requests_per_turn,
