@@ -112,12 +112,7 @@ async fn both_make_the_same_records_and_points_of_whatever_envoy_finishes() {
     for _ in 0..2 {
         sent += send_all(&proxy).await + send_more(&proxy).await;
     }
-    wait::until("no request is under way", async || {
-        let active = proxy.stats(r"^http\.ingress\.downstream_rq_active$").await?;
-        Ok((active.get("http.ingress.downstream_rq_active") == Some(&0)).then_some(()))
-    })
-    .await
-    .unwrap();
+    proxy.until_idle().await;
     let made = wait::until("both have recorded and measured every request", async || {
         let finished = finished(&native_log, Mode::AccessLogger)?.len() as u64;
         // What the shells have counted by now is all that there will be; Envoy's own log is written a moment later.

@@ -31,12 +31,7 @@ async fn whatever_envoy_finishes_is_captured_once_and_nothing_traps() {
         for _ in 0..ROUNDS {
             sent += send_all(&proxy).await;
         }
-        wait::until("no request is under way", async || {
-            let active = proxy.stats(r"^http\.ingress\.downstream_rq_active$").await?;
-            Ok((active.get("http.ingress.downstream_rq_active") == Some(&0)).then_some(()))
-        })
-        .await
-        .unwrap();
+        proxy.until_idle().await;
         let agreed = wait::until("the plugin has captured what Envoy's own log has", async || {
             let finished = finished(&native_log, mode)?.len() as u64;
             let accounting = proxy.accounting().await?;

@@ -15,6 +15,7 @@ use xtask::{
         collector::{Collector, LogRecord},
         envoy::Envoy,
         upstream::Upstream,
+        wait,
     },
     project::Project,
 };
@@ -123,6 +124,16 @@ impl Proxy {
         let bootstrap = bootstrap.with_servers(upstream.address(), collector)?;
         let envoy = Envoy::start(&binary, &bootstrap, folder.path()).await?;
         Ok(Self { envoy, _upstream: upstream, folder })
+    }
+
+    /// Waits until Envoy works on no request: then all have been logged.
+    pub(crate) async fn until_idle(&self) {
+        wait::until("no request is under way", async || {
+            let active = self.stats(r"^http\.ingress\.downstream_rq_active$").await?;
+            Ok((active.get("http.ingress.downstream_rq_active") == Some(&0)).then_some(()))
+        })
+        .await
+        .unwrap();
     }
 
     /// Ends Envoy.
