@@ -1,5 +1,8 @@
 //! A receiver that takes everything and only counts: OTLP over HTTP and over gRPC, and Envoy's gRPC access log service, on
 //! one port. It says how many records have come, in how many bytes, and keeps a few calls as samples.
+//!
+//! Calls are put down as they come and read when somebody asks, so that reading takes no time from a load generator on the
+//! same processor: a large call would, for milliseconds, and those would pass for its sender's latency.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +16,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode,
+    HeaderMap, Request, Response,
     body::{Body as _, Frame, Incoming},
     header::{self, HeaderValue},
     service::service_fn,
@@ -41,7 +44,26 @@ const GRPC_HEAD_BYTES: usize = 5;
 pub struct Sink {
     address: SocketAddr,
     accepting: JoinHandle<()>,
-    arrived: Arc<Mutex<Arrived>>,
+    inbox: Arc<Mutex<Inbox>>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    unread: Vec<Unread>,
+    arrived: Arrived,
+}
+
+/// What has come, as it came.
+#[derive(Debug)]
+enum Unread {
+    /// A call over HTTP.
+    Call(Call),
+    /// A call's message over gRPC.
+    Otlp(Bytes),
+    /// A message of a stream of access logs.
+    AccessLogs(Bytes),
+    /// A call that broke off.
+    Broken(anyhow::Error),
 }
 
 /// What has arrived so far.
@@ -79,6 +101,21 @@ impl Arrived {
     #[must_use]
     pub fn measured(&self) -> u64 {
         self.measured.values().map(|(_, requests)| requests).sum()
+    }
+
+    fn add(&mut self, message: Unread) -> anyhow::Result<()> {
+        match message {
+            Unread::Call(call) if call.path.ends_with("/v1/metrics") => self.add_metrics(&call)?,
+            Unread::Call(call) => self.add_records(otlp::log_records(&call)?.len(), call.body),
+            Unread::Otlp(body) => self.add_records(otlp::records_in(body.clone())?.len(), body),
+            Unread::AccessLogs(body) => {
+                let logs =
+                    StreamAccessLogsMessage::decode(body.clone()).context("not a StreamAccessLogsMessage")?;
+                self.add_records(logs.http_logs.map_or(0, |logs| logs.log_entry.len()), body);
+            }
+            Unread::Broken(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn add_records(&mut self, records: usize, body: Bytes) {
@@ -128,9 +165,9 @@ impl Sink {
     pub async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
         let address = listener.local_addr().context("cannot see where it listens")?;
-        let arrived = Arc::new(Mutex::new(Arrived::default()));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&arrived)));
-        Ok(Self { address, accepting, arrived })
+        let inbox = Arc::new(Mutex::new(Inbox::default()));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&inbox)));
+        Ok(Self { address, accepting, inbox })
     }
 
     /// Where it listens.
@@ -139,10 +176,22 @@ impl Sink {
         self.address
     }
 
+    /// Reads what has come since the last time; until then it is in memory.
+    pub fn read(&self) {
+        with(&self.inbox, |Inbox { unread, arrived }| {
+            for message in unread.drain(..) {
+                if let Err(error) = arrived.add(message) {
+                    arrived.malformed.push(format!("{error:#}"));
+                }
+            }
+        });
+    }
+
     /// What has arrived so far.
     #[must_use]
     pub fn arrived(&self) -> Arrived {
-        with(&self.arrived, |arrived| arrived.clone())
+        self.read();
+        with(&self.inbox, |inbox| inbox.arrived.clone())
     }
 }
 
@@ -152,16 +201,16 @@ impl Drop for Sink {
     }
 }
 
-fn with<T>(arrived: &Mutex<Arrived>, act: impl FnOnce(&mut Arrived) -> T) -> T {
-    act(&mut arrived.lock().unwrap_or_else(PoisonError::into_inner))
+fn with<T>(inbox: &Mutex<Inbox>, act: impl FnOnce(&mut Inbox) -> T) -> T {
+    act(&mut inbox.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-async fn accept(listener: TcpListener, arrived: Arc<Mutex<Arrived>>) {
+async fn accept(listener: TcpListener, inbox: Arc<Mutex<Inbox>>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&arrived)))),
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&inbox)))),
                 Err(_) => return,
             },
             Some(_) = connections.join_next() => {}
@@ -170,10 +219,10 @@ async fn accept(listener: TcpListener, arrived: Arc<Mutex<Arrived>>) {
 }
 
 /// A connection's failure is the peer's business, which sees it.
-async fn serve(stream: TcpStream, arrived: Arc<Mutex<Arrived>>) {
+async fn serve(stream: TcpStream, inbox: Arc<Mutex<Inbox>>) {
     let answer = service_fn(move |request| {
-        let arrived = Arc::clone(&arrived);
-        async move { Ok::<_, Infallible>(take(&arrived, request).await) }
+        let inbox = Arc::clone(&inbox);
+        async move { Ok::<_, Infallible>(take(&inbox, request).await) }
     });
     let served =
         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
@@ -182,53 +231,33 @@ async fn serve(stream: TcpStream, arrived: Arc<Mutex<Arrived>>) {
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
-async fn take(arrived: &Mutex<Arrived>, request: Request<Incoming>) -> Answer {
+async fn take(inbox: &Mutex<Inbox>, request: Request<Incoming>) -> Answer {
+    let keep = |message| with(inbox, |inbox| inbox.unread.push(message));
     let path = request.uri().path().to_owned();
-    let taken = match path.as_str() {
+    let (taken, answer) = match path.as_str() {
         "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => {
-            take_frames(arrived, request, add_otlp_frame).await
+            (take_frames(request, |frame| keep(Unread::Otlp(frame))).await, grpc_ok())
         }
         "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs" => {
-            take_frames(arrived, request, add_access_log_frame).await
+            (take_frames(request, |frame| keep(Unread::AccessLogs(frame))).await, grpc_ok())
         }
-        _ => return take_http(arrived, request).await,
+        _ => (take_http(request).await.map(|call| keep(Unread::Call(call))), http_ok()),
     };
-    note(arrived, &path, taken);
-    grpc_ok()
-}
-
-fn note(arrived: &Mutex<Arrived>, path: &str, taken: anyhow::Result<()>) {
     if let Err(error) = taken {
-        with(arrived, |arrived| arrived.malformed.push(format!("{path}: {error:#}")));
+        keep(Unread::Broken(error.context(path)));
     }
+    answer
 }
 
-async fn take_http(arrived: &Mutex<Arrived>, request: Request<Incoming>) -> Answer {
+async fn take_http(request: Request<Incoming>) -> anyhow::Result<Call> {
     let (head, body) = request.into_parts();
+    let body = body.collect().await.context("the call broke off")?.to_bytes();
     let path = head.uri.path().to_owned();
-    let taken = async {
-        let body = body.collect().await.context("the call broke off")?.to_bytes();
-        let call = Call { path: path.clone(), headers: head.headers, body, answer: None, refused: 0 };
-        if path.ends_with("/v1/metrics") {
-            return with(arrived, |arrived| arrived.add_metrics(&call));
-        }
-        let records = otlp::log_records(&call)?.len();
-        with(arrived, |arrived| arrived.add_records(records, call.body));
-        Ok(())
-    };
-    note(arrived, &path, taken.await);
-    let mut response = Response::new(Full::new(Bytes::from(otlp::response(0))).boxed());
-    *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-    response
+    Ok(Call { path, headers: head.headers, body, answer: None, refused: 0 })
 }
 
-/// Reads a call's frames one by one, as they come: a stream of access logs has no end.
-async fn take_frames(
-    arrived: &Mutex<Arrived>,
-    request: Request<Incoming>,
-    add: fn(&mut Arrived, Bytes) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+/// Takes a call's frames one by one, as they come: a stream of access logs has no end.
+async fn take_frames(request: Request<Incoming>, keep: impl Fn(Bytes)) -> anyhow::Result<()> {
     let mut body = request.into_body();
     let mut pending = BytesMut::new();
     while !body.is_end_stream()
@@ -238,7 +267,7 @@ async fn take_frames(
             pending.extend_from_slice(&data);
         }
         while let Some(message) = next_message(&mut pending) {
-            with(arrived, |arrived| add(arrived, message))?;
+            keep(message);
         }
     }
     Ok(())
@@ -255,16 +284,10 @@ fn next_message(pending: &mut BytesMut) -> Option<Bytes> {
     Some(pending.split_to(length).freeze())
 }
 
-fn add_otlp_frame(arrived: &mut Arrived, message: Bytes) -> anyhow::Result<()> {
-    let records = otlp::records_in(message.clone())?.len();
-    arrived.add_records(records, message);
-    Ok(())
-}
-
-fn add_access_log_frame(arrived: &mut Arrived, message: Bytes) -> anyhow::Result<()> {
-    let logs = StreamAccessLogsMessage::decode(message.clone()).context("not a StreamAccessLogsMessage")?;
-    arrived.add_records(logs.http_logs.map_or(0, |logs| logs.log_entry.len()), message);
-    Ok(())
+fn http_ok() -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(otlp::response(0))).boxed());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    response
 }
 
 /// An empty message, and the status after it.
@@ -297,7 +320,7 @@ mod tests {
         let entries = HttpAccessLogEntries { log_entry: vec![Bytes::from_static(b"\xff"), Bytes::new()] };
         let message = StreamAccessLogsMessage { http_logs: Some(entries) }.encode_to_vec();
         let mut arrived = Arrived::default();
-        add_access_log_frame(&mut arrived, message.into()).unwrap();
+        arrived.add(Unread::AccessLogs(message.into())).unwrap();
         assert_eq!((arrived.records, arrived.calls), (2, 1));
     }
 }

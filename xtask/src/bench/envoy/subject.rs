@@ -64,6 +64,7 @@ impl Subject {
     ) -> anyhow::Result<Turn> {
         let turn = load.turn(self.envoy.address(), per_second, duration, latencies).await?;
         self.requests += turn.requests;
+        self.sink.read();
         Ok(turn)
     }
 
