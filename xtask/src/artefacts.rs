@@ -77,6 +77,15 @@ pub fn build_panicking_dynamic_module(project: &Project) -> anyhow::Result<()> {
     build_library(project, &target, &["--features", "trap"], &project.panicking_dynamic_module())
 }
 
+/// Builds the dynamic module to [`Project::capturing_dynamic_module`], which drops what it has captured.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_capturing_dynamic_module(project: &Project) -> anyhow::Result<()> {
+    let target = project.target().join("capture-only");
+    build_library(project, &target, &["--features", "capture-only"], &project.capturing_dynamic_module())
+}
+
 fn build_library(project: &Project, target: &Path, features: &[&str], library: &Path) -> anyhow::Result<()> {
     need::tools(&[Need::CCompiler])?;
     let profile = "dynamic-module";

@@ -58,6 +58,12 @@ impl Project {
         self.target.join("liboffpath-trap.so")
     }
 
+    /// The dynamic module that captures and does no more, for benchmarks.
+    #[must_use]
+    pub fn capturing_dynamic_module(&self) -> PathBuf {
+        self.target.join("liboffpath-capture-only.so")
+    }
+
     /// The plugin with a trap in it, for tests.
     #[must_use]
     pub fn trapping_plugin(&self) -> PathBuf {

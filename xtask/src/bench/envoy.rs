@@ -72,6 +72,7 @@ pub fn run(project: &Project, options: &Options) -> anyhow::Result<()> {
     fetch::envoy(project, fetch::ENVOY_1_40)?;
     artefacts::build_plugin(project)?;
     artefacts::build_dynamic_module(project)?;
+    artefacts::build_capturing_dynamic_module(project)?;
     artefacts::build_probes(project)?;
     let split = Split::of_this_machine()?;
     split.leave_measured()?;

@@ -29,7 +29,7 @@ pub(super) enum Logger {
     AccessLogService,
     /// A module that does nothing.
     Empty(Mode),
-    /// A module that makes the host calls by which offpath captures, and drops what they return.
+    /// A module that does what offpath does to capture, and drops it.
     Capture(Mode, Kept),
     /// offpath.
     Offpath(Mode, Kept),
@@ -160,6 +160,9 @@ pub(super) fn bootstrap(
             with_access_log(over_http2(shipped)?, json!([access_log_service(answers)]))
         }
         Logger::Empty(_) => with_probe(shipped, project, ""),
+        Logger::Capture(Mode::DynamicModule, kept) => {
+            configured(shipped, kept, answers)?.with_module(&project.capturing_dynamic_module())
+        }
         Logger::Capture(_, kept) => {
             let mut configured = configured(shipped.clone(), kept, answers)?;
             let script = capture(&read_configuration(&mut configured)?, kept);

@@ -30,18 +30,18 @@ pub(super) fn all() -> Vec<Variant> {
     ]
     .map(|(name, logger)| Variant { name: name.to_owned(), logger })
     .into();
-    for (mode, load) in [(Mode::AccessLogger, "logger"), (Mode::HttpFilter, "filter")] {
-        all.push(Variant { name: format!("{load}: empty"), logger: Logger::Empty(mode) });
+    for (mode, load) in
+        [(Mode::AccessLogger, "logger"), (Mode::HttpFilter, "filter"), (Mode::DynamicModule, "module")]
+    {
+        if Mode::WASM.contains(&mode) {
+            all.push(Variant { name: format!("{load}: empty"), logger: Logger::Empty(mode) });
+        }
         for kept in Kept::ALL {
             let (capture, offpath) = (Logger::Capture(mode, kept), Logger::Offpath(mode, kept));
             all.push(Variant { name: format!("{load}: capture only {}", kept.name()), logger: capture });
             all.push(Variant { name: format!("{load}: offpath {}", kept.name()), logger: offpath });
         }
     }
-    all.extend(Kept::ALL.map(|kept| Variant {
-        name: format!("module: offpath {}", kept.name()),
-        logger: Logger::Offpath(Mode::DynamicModule, kept),
-    }));
     all
 }
 
