@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod inventory;
 pub mod load;
 pub mod otlp;
+pub mod paced;
 pub mod port;
 pub mod process;
 pub mod receiver;

@@ -14,7 +14,7 @@ mod variant;
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use futures_util::future::try_join_all;
 use tokio::time::sleep;
 
@@ -46,9 +46,12 @@ pub struct Options {
     /// How long all stand idle before, to see what they use without traffic
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     idle_seconds: u64,
-    /// How many of the rounds are repeated at half load, for latencies
+    /// How many rounds follow at half load, for latencies
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
     latency_rounds: u32,
+    /// How long their turns are; batches are sealed after a second
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(20..=60000))]
+    latency_turn_ms: u64,
     /// Let an application behind Envoy answer, instead of Envoy itself
     #[arg(long)]
     upstream: bool,
@@ -132,7 +135,7 @@ async fn measure(
     bench.settle().await?;
     bench.watch_idle().await?;
     let (rounds, whole) = bench.rounds().await?;
-    let latencies = bench.latencies(folder.path(), report::half_load(&rounds)).await?;
+    let latencies = bench.latencies(report::half_load(&rounds)).await?;
     bench.settle().await?;
     for subject in &bench.subjects {
         subject.audit().await?;
@@ -163,7 +166,7 @@ impl Bench<'_> {
         for index in traffic::order(self.subjects.len(), round.into()) {
             if let Some(subject) = self.subjects.get_mut(index) {
                 subject
-                    .turn(load, rate, self.options.turn(), None)
+                    .turn(load, rate, self.options.turn())
                     .await
                     .with_context(|| subject.variant.name.clone())?;
             }
@@ -228,22 +231,19 @@ impl Bench<'_> {
     }
 
     /// By round and variant: the durations of its requests, sorted, in microseconds.
-    async fn latencies(&mut self, folder: &std::path::Path, rate: u32) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
-        let load = self.load.as_ref().context("there is no load generator")?;
-        let file = folder.join("latencies");
+    async fn latencies(&mut self, rate: u32) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
+        let load = traffic::paced();
+        let turn = Duration::from_millis(self.options.latency_turn_ms);
         let mut rounds = Vec::new();
         for round in 0..self.options.latency_rounds {
             eprint!("\rround {} of {} at {rate}/s", round + 1, self.options.latency_rounds);
             let mut of_round = vec![Vec::new(); self.subjects.len()];
             for index in traffic::order(self.subjects.len(), round.into()) {
-                let (Some(subject), Some(place)) = (self.subjects.get_mut(index), of_round.get_mut(index))
-                else {
-                    continue;
-                };
-                let turn = subject.turn(load, rate, self.options.turn(), Some(&file)).await?;
-                *place = turn.latencies_us.into_iter().map(|micros| micros as f64).collect();
-                place.sort_by(f64::total_cmp);
-                ensure!(!place.is_empty(), "h2load has told no latencies");
+                if let (Some(subject), Some(place)) = (self.subjects.get_mut(index), of_round.get_mut(index))
+                {
+                    // All variants get the same moments in a round.
+                    *place = subject.latencies_us(&load, rate, turn, round.into()).await?;
+                }
             }
             rounds.push(of_round);
         }

@@ -43,6 +43,42 @@ impl Summary {
     }
 }
 
+/// How much larger one median is than another, and how sure that is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Of the medians.
+    pub value: f64,
+    /// One in twenty would lie below, by chance.
+    pub low: f64,
+    /// One in twenty would lie above, by chance.
+    pub high: f64,
+}
+
+/// How often rounds are drawn anew.
+const RESAMPLES: usize = 1000;
+
+impl Ratio {
+    /// Of the medians of pairs' first and second values. Its bounds are a bootstrap's: what comes out when as many pairs are drawn from
+    /// these, again and again. `None` of nothing.
+    #[must_use]
+    pub fn of_medians(pairs: &[(f64, f64)]) -> Option<Self> {
+        let ratio = |pairs: &[(f64, f64)]| {
+            let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+            Some(Summary::of(first)?.median / Summary::of(second)?.median)
+        };
+        // The same in each run over the same figures.
+        let mut chance = fastrand::Rng::with_seed(0);
+        let mut ratios: Vec<f64> = (0..RESAMPLES)
+            .filter_map(|_| {
+                let drawn: Vec<_> = pairs.iter().filter_map(|_| chance.choice(pairs).copied()).collect();
+                ratio(&drawn)
+            })
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        Some(Self { value: ratio(pairs)?, low: quantile(&ratios, 0.05)?, high: quantile(&ratios, 0.95)? })
+    }
+}
+
 /// Between the two values on either side, in proportion. `sorted` rises.
 #[must_use]
 pub fn quantile(sorted: &[f64], quantile: f64) -> Option<f64> {
@@ -68,6 +104,17 @@ mod tests {
         let summary = Summary { first_quartile: 7.0, median: 7.0, third_quartile: 7.0 };
         assert_eq!(Summary::of([7.0]), Some(summary));
         assert_eq!(Summary::of([]), None);
+    }
+
+    #[test]
+    fn a_ratio_is_as_sure_as_its_pairs_agree() {
+        let agreed = [(1.0, 2.0); 9];
+        assert_eq!(Ratio::of_medians(&agreed), Some(Ratio { value: 0.5, low: 0.5, high: 0.5 }));
+        let scattered: Vec<(f64, f64)> = (1..10).map(|round| (f64::from(round), 5.0)).collect();
+        let ratio = Ratio::of_medians(&scattered).unwrap();
+        assert_eq!(ratio.value, 1.0);
+        assert!(ratio.low < 0.8 && 1.2 < ratio.high, "{ratio:?}");
+        assert_eq!(Ratio::of_medians(&[]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::h2load::H2load;
+use crate::harness::{h2load::H2load, paced::Paced};
 
 /// How often, and how fast.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -34,21 +34,33 @@ const HOST: &str = "shop.example";
 /// Of so many requests, one fails: it is answered 503 by the application.
 pub const ONE_FAILS_IN: u64 = 100;
 
-/// How many connections the load comes over.
+/// How many connections [`generator`]'s load comes over.
 const CLIENTS: u32 = 8;
+
+/// How many connections [`paced`]'s load comes over: so many that hardly any request finds its own busy.
+const PACED_CONNECTIONS: u32 = 64;
 
 /// A load generator for [`HEADERS`] and paths with a number and a query; its files are in `folder`.
 ///
 /// # Errors
 /// When they cannot be written.
 pub fn generator(folder: &Path) -> anyhow::Result<H2load> {
-    let targets: Vec<String> = (0..ONE_FAILS_IN)
+    H2load::new(HOST, &targets(), &HEADERS, CLIENTS, folder)
+}
+
+/// The same requests, for latencies.
+#[must_use]
+pub fn paced() -> Paced {
+    Paced::new(HOST, &targets(), &HEADERS, PACED_CONNECTIONS)
+}
+
+fn targets() -> Vec<String> {
+    (0..ONE_FAILS_IN)
         .map(|number| {
             let failure = if number == ONE_FAILS_IN / 2 { "&status=503" } else { "" };
             format!("/orders/{number}?page=2&sort=price{failure}")
         })
-        .collect();
-    H2load::new(HOST, &targets, &HEADERS, CLIENTS, folder)
+        .collect()
 }
 
 /// Routes by which Envoy answers [`generator`]'s requests itself, as the application would.

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Context as _;
@@ -44,13 +44,8 @@ const GRPC_HEAD_BYTES: usize = 5;
 pub struct Sink {
     address: SocketAddr,
     accepting: JoinHandle<()>,
-    inbox: Arc<Mutex<Inbox>>,
-}
-
-#[derive(Debug, Default)]
-struct Inbox {
-    unread: Vec<Unread>,
-    arrived: Arrived,
+    unread: Arc<Mutex<Vec<Unread>>>,
+    arrived: Mutex<Arrived>,
 }
 
 /// What has come, as it came.
@@ -165,9 +160,9 @@ impl Sink {
     pub async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("cannot listen on loopback")?;
         let address = listener.local_addr().context("cannot see where it listens")?;
-        let inbox = Arc::new(Mutex::new(Inbox::default()));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&inbox)));
-        Ok(Self { address, accepting, inbox })
+        let unread = Arc::default();
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&unread)));
+        Ok(Self { address, accepting, unread, arrived: Mutex::default() })
     }
 
     /// Where it listens.
@@ -178,20 +173,20 @@ impl Sink {
 
     /// Reads what has come since the last time; until then it is in memory.
     pub fn read(&self) {
-        with(&self.inbox, |Inbox { unread, arrived }| {
-            for message in unread.drain(..) {
-                if let Err(error) = arrived.add(message) {
-                    arrived.malformed.push(format!("{error:#}"));
-                }
+        let unread = std::mem::take(&mut *lock(&self.unread));
+        let mut arrived = lock(&self.arrived);
+        for message in unread {
+            if let Err(error) = arrived.add(message) {
+                arrived.malformed.push(format!("{error:#}"));
             }
-        });
+        }
     }
 
     /// What has arrived so far.
     #[must_use]
     pub fn arrived(&self) -> Arrived {
         self.read();
-        with(&self.inbox, |inbox| inbox.arrived.clone())
+        lock(&self.arrived).clone()
     }
 }
 
@@ -201,16 +196,17 @@ impl Drop for Sink {
     }
 }
 
-fn with<T>(inbox: &Mutex<Inbox>, act: impl FnOnce(&mut Inbox) -> T) -> T {
-    act(&mut inbox.lock().unwrap_or_else(PoisonError::into_inner))
+/// A test that panics with the lock held has left a whole state behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn accept(listener: TcpListener, inbox: Arc<Mutex<Inbox>>) {
+async fn accept(listener: TcpListener, unread: Arc<Mutex<Vec<Unread>>>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&inbox)))),
+                Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&unread)))),
                 Err(_) => return,
             },
             Some(_) = connections.join_next() => {}
@@ -219,10 +215,10 @@ async fn accept(listener: TcpListener, inbox: Arc<Mutex<Inbox>>) {
 }
 
 /// A connection's failure is the peer's business, which sees it.
-async fn serve(stream: TcpStream, inbox: Arc<Mutex<Inbox>>) {
+async fn serve(stream: TcpStream, unread: Arc<Mutex<Vec<Unread>>>) {
     let answer = service_fn(move |request| {
-        let inbox = Arc::clone(&inbox);
-        async move { Ok::<_, Infallible>(take(&inbox, request).await) }
+        let unread = Arc::clone(&unread);
+        async move { Ok::<_, Infallible>(take(&unread, request).await) }
     });
     let served =
         auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
@@ -231,8 +227,8 @@ async fn serve(stream: TcpStream, inbox: Arc<Mutex<Inbox>>) {
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
-async fn take(inbox: &Mutex<Inbox>, request: Request<Incoming>) -> Answer {
-    let keep = |message| with(inbox, |inbox| inbox.unread.push(message));
+async fn take(unread: &Mutex<Vec<Unread>>, request: Request<Incoming>) -> Answer {
+    let keep = |message| lock(unread).push(message);
     let path = request.uri().path().to_owned();
     let (taken, answer) = match path.as_str() {
         "/opentelemetry.proto.collector.logs.v1.LogsService/Export" => {

@@ -1,5 +1,5 @@
 //! What logs in an Envoy that is measured: nothing, one of Envoy's own loggers, or a module. All that record anything record
-//! the same of each request: what offpath's record holds.
+//! the same of each request, what offpath's record holds; but the entries of the gRPC access log service are Envoy's own.
 
 use anyhow::Context as _;
 use offpath_filter::{capture::Plan, config::Config};
@@ -21,8 +21,8 @@ pub(super) enum Logger {
     Nobody,
     /// Envoy's file access logger, JSON, to `/dev/null`.
     File,
-    /// Envoy's OTLP access logger, over gRPC.
-    OtlpGrpc,
+    /// Envoy's OTLP access logger, over gRPC, with a buffer of so many bytes instead of its default's.
+    OtlpGrpc(Option<u32>),
     /// Envoy's OTLP access logger, over HTTP.
     OtlpHttp,
     /// Envoy's gRPC access log service.
@@ -33,6 +33,19 @@ pub(super) enum Logger {
     Capture(Mode, Kept),
     /// offpath.
     Offpath(Mode, Kept),
+    /// offpath with records of all requests, whose calls the shipped cluster compresses.
+    Compressed(Mode),
+}
+
+impl Logger {
+    /// How much is kept, where it is offpath that logs.
+    pub(super) fn kept(self) -> Option<Kept> {
+        match self {
+            Self::Offpath(_, kept) => Some(kept),
+            Self::Compressed(_) => Some(Kept::All),
+            _ => None,
+        }
+    }
 }
 
 /// How much offpath keeps.
@@ -139,10 +152,16 @@ pub(super) fn bootstrap(
     sink: std::net::SocketAddr,
 ) -> anyhow::Result<Bootstrap> {
     let mode = match logger {
-        Logger::Empty(mode) | Logger::Capture(mode, _) | Logger::Offpath(mode, _) => mode,
+        Logger::Empty(mode)
+        | Logger::Capture(mode, _)
+        | Logger::Offpath(mode, _)
+        | Logger::Compressed(mode) => mode,
         _ => Mode::AccessLogger,
     };
-    let mut shipped = Bootstrap::shipped(project, mode)?.without_tracing()?.without_compression()?;
+    let mut shipped = Bootstrap::shipped(project, mode)?.without_tracing()?;
+    if !matches!(logger, Logger::Compressed(_)) {
+        shipped = shipped.without_compression()?;
+    }
     match answers {
         Answers::Upstream(upstream) => shipped = shipped.with_servers(upstream.address(), sink)?,
         Answers::Directly => {
@@ -154,8 +173,14 @@ pub(super) fn bootstrap(
     match logger {
         Logger::Nobody => with_access_log(shipped, json!([])),
         Logger::File => with_access_log(shipped, json!([file(answers)])),
-        Logger::OtlpGrpc => with_access_log(over_http2(shipped)?, json!([otlp(answers, grpc_service())])),
-        Logger::OtlpHttp => with_access_log(shipped, json!([otlp(answers, http_service(sink))])),
+        Logger::OtlpGrpc(buffer_bytes) => {
+            let buffer = buffer_bytes.map(|bytes| ("buffer_size_bytes", json!(bytes)));
+            let otlp = otlp(answers, [Some(grpc_service()), buffer]);
+            with_access_log(over_http2(shipped)?, json!([otlp]))
+        }
+        Logger::OtlpHttp => {
+            with_access_log(shipped, json!([otlp(answers, [Some(http_service(sink)), None])]))
+        }
         Logger::AccessLogService => {
             with_access_log(over_http2(shipped)?, json!([access_log_service(answers)]))
         }
@@ -168,12 +193,15 @@ pub(super) fn bootstrap(
             let script = capture(&read_configuration(&mut configured)?, kept);
             with_probe(shipped, project, &script)
         }
-        Logger::Offpath(_, kept) => {
-            let mut configured = configured(shipped, kept, answers)?;
-            read_configuration(&mut configured)?;
-            Ok(configured)
-        }
+        Logger::Offpath(_, kept) => offpath(shipped, kept, answers),
+        Logger::Compressed(_) => offpath(shipped, Kept::All, answers),
     }
+}
+
+fn offpath(shipped: Bootstrap, kept: Kept, answers: Answers<'_>) -> anyhow::Result<Bootstrap> {
+    let mut configured = configured(shipped, kept, answers)?;
+    read_configuration(&mut configured)?;
+    Ok(configured)
 }
 
 fn configured(shipped: Bootstrap, kept: Kept, answers: Answers<'_>) -> anyhow::Result<Bootstrap> {
@@ -255,7 +283,8 @@ fn file(answers: Answers<'_>) -> Value {
     typed("envoy.access_loggers.file", "file.v3.FileAccessLog", config)
 }
 
-fn otlp(answers: Answers<'_>, (service, to): (&str, Value)) -> Value {
+/// `keys` are what differs: where to, and what is not left at its default.
+fn otlp(answers: Answers<'_>, keys: [Option<(&str, Value)>; 2]) -> Value {
     let pair = |(name, value): (String, &str)| json!({"key": name, "value": {"string_value": value}});
     let mut config = json!({
         "body": {"string_value": BODY},
@@ -263,7 +292,7 @@ fn otlp(answers: Answers<'_>, (service, to): (&str, Value)) -> Value {
         "resource_attributes": {"values": [pair(("service.name".to_owned(), "edge"))]},
     });
     if let Some(config) = config.as_object_mut() {
-        config.insert(service.to_owned(), to);
+        config.extend(keys.into_iter().flatten().map(|(key, value)| (key.to_owned(), value)));
     }
     typed("envoy.access_loggers.open_telemetry", "open_telemetry.v3.OpenTelemetryAccessLogConfig", config)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     bench::{
-        statistics::{Summary, quantile},
+        statistics::{Ratio, Summary, quantile},
         table,
     },
     harness::{cpu::ThreadTimes, sink::Arrived},
@@ -71,6 +71,16 @@ pub(super) struct Measured {
     pub(super) arrived: Vec<Arrived>,
 }
 
+impl Measured {
+    /// What a variant costs to what another one does.
+    fn ratio(&self, index: usize, other: &str) -> Option<Ratio> {
+        let other = self.variants.iter().position(|variant| variant.name == other)?;
+        let cost = |round: &Vec<Usage>, index| over_baseline(round, index, |usage| Some(usage.total()));
+        let pairs = self.rounds.iter().map(|round| Some((cost(round, index)?, cost(round, other)?)));
+        Ratio::of_medians(&pairs.collect::<Option<Vec<_>>>()?)
+    }
+}
+
 /// One variant. Costs are per request, over no logger.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
@@ -82,9 +92,9 @@ pub(super) struct Row {
     /// Of all rounds at once.
     pub(super) whole_us: f64,
     /// To Envoy's OTLP logger over gRPC.
-    pub(super) ratio: Option<f64>,
+    pub(super) ratio: Option<Ratio>,
     /// offpath's, to the module that makes the same host calls and drops what they return.
-    pub(super) to_capture: Option<f64>,
+    pub(super) to_capture: Option<Ratio>,
     pub(super) p50_added_us: Option<Summary>,
     pub(super) p99_added_us: Option<Summary>,
     pub(super) resident_added_mib: f64,
@@ -136,20 +146,6 @@ impl Report {
         for index in BASELINES..measured.variants.len() {
             rows.push(Row::new(measured, index).context("nothing was measured")?);
         }
-        let median = |rows: &[Row], name: &str| {
-            rows.iter().find(|row| row.variant == name).map(|row| row.delta_us.median)
-        };
-        let reference = median(&rows, REFERENCE);
-        for index in 0..rows.len() {
-            let capture = rows.get(index).and_then(|row| {
-                let (load, what) = row.variant.split_once(": offpath ")?;
-                median(&rows, &format!("{load}: capture only {what}"))
-            });
-            if let Some(row) = rows.get_mut(index) {
-                row.ratio = reference.map(|reference| row.delta_us.median / reference);
-                row.to_capture = capture.map(|capture| row.delta_us.median / capture);
-            }
-        }
         let total = |usage: &Usage| Some(usage.total());
         let at = |part: f64| move |sorted: &Vec<f64>| quantile(sorted, part);
         Ok(Self {
@@ -189,9 +185,8 @@ impl Report {
             &["variant", "p50 +µs", "p99 +µs", "RSS +MiB", "records", "calls", "bytes/record", "gzip"],
             self.rows.iter().map(Row::other_cells),
         );
-        let noise = |summary: &Option<Summary>| {
-            summary.map_or_else(|| "-".to_owned(), |noise| format!("{:.0}", noise.median))
-        };
+        let noise =
+            |summary: &Option<Summary>| summary.map_or_else(|| "-".to_owned(), |noise| in_whole(&noise));
         format!(
             "{} rounds of {} requests at {}/s, answered by {}. Without a logger Envoy takes {:.1} µs per request; the difference \
              between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s; between two Envoys \
@@ -231,15 +226,18 @@ impl Row {
         let arrived = measured.arrived.get(index)?;
         let resident = |bytes: &u64| Some(mebibytes(*bytes));
         let (record_bytes, record_gzip_bytes) = bytes_per_record(arrived).unzip();
+        let variant = &measured.variants.get(index)?.name;
         Some(Self {
-            variant: measured.variants.get(index)?.name.clone(),
+            variant: variant.clone(),
             delta_us: cost(|usage| usage.total())?,
             workers_us: cost(|usage| usage.workers)?,
             main_us: cost(|usage| usage.main)?,
             others_us: cost(|usage| usage.others)?,
             whole_us: over_baseline(&measured.whole, index, |usage| Some(usage.total()))?,
-            ratio: None,
-            to_capture: None,
+            ratio: measured.ratio(index, REFERENCE),
+            to_capture: variant
+                .split_once(": offpath ")
+                .and_then(|(load, what)| measured.ratio(index, &format!("{load}: capture only {what}"))),
             p50_added_us: latency(0.5),
             p99_added_us: latency(0.99),
             resident_added_mib: over_baseline(&measured.resident_bytes, index, resident)?,
@@ -251,7 +249,11 @@ impl Row {
     }
 
     fn cost_cells(&self) -> Vec<String> {
-        let ratio = |ratio: Option<f64>| ratio.map(table::number).unwrap_or_default();
+        let ratio = |ratio: Option<Ratio>| {
+            ratio
+                .map(|Ratio { value, low, high }| format!("{value:.2} ({low:.2} to {high:.2})"))
+                .unwrap_or_default()
+        };
         let Summary { first_quartile, median, third_quartile } = self.delta_us;
         vec![
             self.variant.clone(),
@@ -268,7 +270,7 @@ impl Row {
 
     fn other_cells(&self) -> Vec<String> {
         let whole = |value: f64| format!("{value:.0}");
-        let latency = |summary: Option<Summary>| summary.map(|added| whole(added.median)).unwrap_or_default();
+        let latency = |summary: Option<Summary>| summary.map(|added| in_whole(&added)).unwrap_or_default();
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         vec![
             self.variant.clone(),
@@ -281,6 +283,11 @@ impl Row {
             self.record_gzip_bytes.map(whole).unwrap_or_default(),
         ]
     }
+}
+
+/// The median, and the middle half.
+fn in_whole(Summary { first_quartile, median, third_quartile }: &Summary) -> String {
+    format!("{median:.0} ({first_quartile:.0} to {third_quartile:.0})")
 }
 
 fn mebibytes(bytes: u64) -> f64 {

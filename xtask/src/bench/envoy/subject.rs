@@ -1,6 +1,6 @@
 //! One Envoy that is measured, with its own receiver: what it was sent, what it has used, and whether its records arrived.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
@@ -15,7 +15,8 @@ use crate::{
     harness::{
         cpu::{Split, ThreadTimes},
         envoy::{Envoy, Launch},
-        h2load::{H2load, Turn},
+        h2load::H2load,
+        paced::Paced,
         sink::{Arrived, Sink},
         wait,
     },
@@ -60,12 +61,26 @@ impl Subject {
         load: &H2load,
         per_second: u32,
         duration: Duration,
-        latencies: Option<&Path>,
-    ) -> anyhow::Result<Turn> {
-        let turn = load.turn(self.envoy.address(), per_second, duration, latencies).await?;
-        self.requests += turn.requests;
+    ) -> anyhow::Result<()> {
+        self.requests += load.turn(self.envoy.address(), per_second, duration).await?;
         self.sink.read();
-        Ok(turn)
+        Ok(())
+    }
+
+    /// A turn of requests at random moments; how long they took, in microseconds, sorted.
+    pub(super) async fn latencies_us(
+        &mut self,
+        load: &Paced,
+        per_second: u32,
+        duration: Duration,
+        seed: u64,
+    ) -> anyhow::Result<Vec<f64>> {
+        let (load, address) = (load.clone(), self.envoy.address());
+        let turn = tokio::task::spawn_blocking(move || load.turn(address, per_second, duration, seed));
+        let latencies_us = turn.await.context("the load generator was aborted")??;
+        self.requests += latencies_us.len() as u64;
+        self.sink.read();
+        Ok(latencies_us)
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Reading> {
@@ -101,17 +116,13 @@ impl Subject {
         let short = |what: &str, count: u64| {
             (count != self.requests).then(|| format!("{count} {what} of {}", self.requests))
         };
-        Ok(match self.variant.logger {
-            Logger::Nobody | Logger::File | Logger::Empty(_) | Logger::Capture(..) => None,
-            Logger::OtlpGrpc | Logger::OtlpHttp | Logger::AccessLogService => {
-                short("records", arrived.records)
-            }
-            // Histograms are sent less often than records, so these are there by then.
-            Logger::Offpath(_, Kept::Metrics | Kept::FivePercent) => {
-                short("requests in histograms", arrived.measured())
-            }
-            Logger::Offpath(_, Kept::All) => short("records", arrived.records)
-                .or_else(|| short("requests in histograms", arrived.measured())),
+        let records = || short("records", arrived.records);
+        let measured = || short("requests in histograms", arrived.measured());
+        Ok(match (self.variant.logger, self.variant.logger.kept()) {
+            (_, Some(Kept::Metrics | Kept::FivePercent)) => measured(),
+            (_, Some(Kept::All)) => records().or_else(measured),
+            (Logger::OtlpGrpc(_) | Logger::OtlpHttp | Logger::AccessLogService, None) => records(),
+            (_, None) => None,
         })
     }
 
@@ -123,14 +134,15 @@ impl Subject {
         let name = &self.variant.name;
         let failed: u64 = self.envoy.stats(r"^wasmcustom\.probe_unexpected$").await?.values().sum();
         ensure!(failed == 0, "{name}: {failed} host calls failed");
-        let Logger::Offpath(_, kept) = self.variant.logger else {
-            return Ok(());
-        };
-        let accounting = self.envoy.accounting().await?;
+        let Some(kept) = self.variant.logger.kept() else { return Ok(()) };
+        // The last few records may be sent after the histograms of the same requests.
+        let accounting = wait::until("nothing is pending", async || {
+            Ok(Some(self.envoy.accounting().await?).filter(|accounting| accounting.pending == 0))
+        });
+        let accounting = accounting.await.with_context(|| name.clone())?;
         let captured = if kept == Kept::Metrics { 0 } else { self.requests };
         ensure!(
             accounting.captured == captured
-                && accounting.pending == 0
                 && accounting.dropped_total() == 0
                 && accounting.balances()
                 && accounting.delivered == self.sink.arrived().records,

@@ -18,13 +18,17 @@ pub(super) const BASELINES: usize = 2;
 /// What the targets are ratios to.
 pub(super) const REFERENCE: &str = "native OTLP over gRPC";
 
+/// The default of offpath's `batch.max_bytes`; that of Envoy's loggers is 16 KiB.
+const OFFPATH_BATCH_BYTES: u32 = 256 * 1024;
+
 /// All of them.
 pub(super) fn all() -> Vec<Variant> {
     let mut all: Vec<Variant> = [
         ("no logger", Logger::Nobody),
         ("no logger again", Logger::Nobody),
         ("native file JSON", Logger::File),
-        (REFERENCE, Logger::OtlpGrpc),
+        (REFERENCE, Logger::OtlpGrpc(None)),
+        ("native OTLP over gRPC 256 KiB", Logger::OtlpGrpc(Some(OFFPATH_BATCH_BYTES))),
         ("native OTLP over HTTP", Logger::OtlpHttp),
         ("native gRPC access log service", Logger::AccessLogService),
     ]
@@ -41,6 +45,8 @@ pub(super) fn all() -> Vec<Variant> {
             all.push(Variant { name: format!("{load}: capture only {}", kept.name()), logger: capture });
             all.push(Variant { name: format!("{load}: offpath {}", kept.name()), logger: offpath });
         }
+        let name = format!("{load}: offpath all logs compressed");
+        all.push(Variant { name, logger: Logger::Compressed(mode) });
     }
     all
 }

@@ -93,9 +93,9 @@ impl Stand {
     pub(super) async fn turn(&mut self, index: usize, rate: u32, duration: Duration) -> anyhow::Result<f64> {
         let address = *self.addresses.get(index).context("no such variant")?;
         let before = self.envoy.thread_times()?;
-        let turn = self.load.turn(address, rate, duration, None).await?;
+        let requests = self.load.turn(address, rate, duration).await?;
         let used = self.envoy.thread_times()? - before;
-        Ok(used.workers as f64 / 1000.0 / turn.requests as f64)
+        Ok(used.workers as f64 / 1000.0 / requests as f64)
     }
 
     /// Whether all calls so far have ended as their probes say.
