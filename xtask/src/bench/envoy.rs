@@ -30,7 +30,7 @@ use crate::{
         traffic::{self, Load},
     },
     fetch,
-    harness::{cpu::Split, h2load::H2load, upstream::Upstream},
+    harness::{cpu::Split, h2load::H2load, paced::Paced, upstream::Upstream},
     need::{self, Need},
     project::Project,
 };
@@ -135,7 +135,7 @@ async fn measure(
     bench.settle().await?;
     bench.watch_idle().await?;
     let (rounds, whole) = bench.rounds().await?;
-    let latencies = bench.latencies(report::half_load(&rounds)).await?;
+    let (latency_rate, latencies) = bench.latencies().await?;
     bench.settle().await?;
     for subject in &bench.subjects {
         subject.audit().await?;
@@ -147,7 +147,7 @@ async fn measure(
         subject.stop().await?;
     }
     let variants = variants.to_vec();
-    Ok(Measured { variants, rounds, whole, latencies, resident_bytes, arrived })
+    Ok(Measured { variants, rounds, whole, latency_rate, latencies, resident_bytes, arrived })
 }
 
 /// All Envoys, up at once.
@@ -230,10 +230,11 @@ impl Bench<'_> {
             .collect()
     }
 
-    /// By round and variant: the durations of its requests, sorted, in microseconds.
-    async fn latencies(&mut self, rate: u32) -> anyhow::Result<Vec<Vec<Vec<f64>>>> {
+    /// The rate; by round and variant: the durations of its requests, sorted, in microseconds.
+    async fn latencies(&mut self) -> anyhow::Result<(u32, Vec<Vec<Vec<f64>>>)> {
         let load = traffic::paced();
         let turn = Duration::from_millis(self.options.latency_turn_ms);
+        let rate = if self.options.latency_rounds > 0 { self.half_load(&load, turn).await? } else { 0 };
         let mut rounds = Vec::new();
         for round in 0..self.options.latency_rounds {
             eprint!("\rround {} of {} at {rate}/s", round + 1, self.options.latency_rounds);
@@ -248,6 +249,38 @@ impl Bench<'_> {
             rounds.push(of_round);
         }
         eprintln!();
-        Ok(rounds)
+        Ok((rate, rounds))
+    }
+
+    /// Requests per second at which the worker of an Envoy without a logger is busy half of the time. Those that come one by one
+    /// take more of it than those that come in bunches.
+    async fn half_load(&mut self, load: &Paced, turn: Duration) -> anyhow::Result<u32> {
+        let plain = self.subjects.first_mut().context("there are no variants")?;
+        let before = plain.read()?.used;
+        let requests = plain.latencies_us(load, CALIBRATION_RATE, turn, 0).await?.len();
+        let busy_ns = (plain.read()?.used - before).workers;
+        Ok(half_load(busy_ns as f64 / 1000.0 / requests.max(1) as f64))
+    }
+}
+
+/// For seeing what a request takes of a worker that is not busy with others.
+const CALIBRATION_RATE: u32 = 2000;
+
+/// The load generator has the other processor; beyond this it might be what is measured.
+const MAX_LATENCY_RATE: f64 = 8000.0;
+
+fn half_load(worker_us_per_request: f64) -> u32 {
+    let rate = (0.5e6 / worker_us_per_request.max(1.0)).min(MAX_LATENCY_RATE);
+    (rate / 100.0) as u32 * 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_load_keeps_a_worker_busy_half_of_the_time() {
+        assert_eq!(half_load(100.0), 5000);
+        assert_eq!(half_load(10.0), 8000);
     }
 }

@@ -174,13 +174,10 @@ pub(super) fn bootstrap(
         Logger::Nobody => with_access_log(shipped, json!([])),
         Logger::File => with_access_log(shipped, json!([file(answers)])),
         Logger::OtlpGrpc(buffer_bytes) => {
-            let buffer = buffer_bytes.map(|bytes| ("buffer_size_bytes", json!(bytes)));
-            let otlp = otlp(answers, [Some(grpc_service()), buffer]);
-            with_access_log(over_http2(shipped)?, json!([otlp]))
+            let service = buffer_bytes.map_or_else(grpc_service, buffered_grpc_service);
+            with_access_log(over_http2(shipped)?, json!([otlp(answers, service)]))
         }
-        Logger::OtlpHttp => {
-            with_access_log(shipped, json!([otlp(answers, [Some(http_service(sink)), None])]))
-        }
+        Logger::OtlpHttp => with_access_log(shipped, json!([otlp(answers, http_service(sink))])),
         Logger::AccessLogService => {
             with_access_log(over_http2(shipped)?, json!([access_log_service(answers)]))
         }
@@ -260,6 +257,14 @@ fn grpc_service() -> (&'static str, Value) {
     ("grpc_service", json!({"envoy_grpc": {"cluster_name": "offpath_collector"}, "timeout": "5s"}))
 }
 
+/// By the older key: beside `grpc_service`, Envoy 1.40 takes no notice of `buffer_size_bytes`.
+fn buffered_grpc_service(bytes: u32) -> (&'static str, Value) {
+    let (service, to) = grpc_service();
+    let config =
+        json!({"log_name": "edge", "transport_api_version": "V3", service: to, "buffer_size_bytes": bytes});
+    ("common_config", config)
+}
+
 fn http_service(sink: std::net::SocketAddr) -> (&'static str, Value) {
     let uri =
         json!({"uri": format!("http://{sink}/v1/logs"), "cluster": "offpath_collector", "timeout": "5s"});
@@ -283,8 +288,7 @@ fn file(answers: Answers<'_>) -> Value {
     typed("envoy.access_loggers.file", "file.v3.FileAccessLog", config)
 }
 
-/// `keys` are what differs: where to, and what is not left at its default.
-fn otlp(answers: Answers<'_>, keys: [Option<(&str, Value)>; 2]) -> Value {
+fn otlp(answers: Answers<'_>, (service, to): (&str, Value)) -> Value {
     let pair = |(name, value): (String, &str)| json!({"key": name, "value": {"string_value": value}});
     let mut config = json!({
         "body": {"string_value": BODY},
@@ -292,7 +296,7 @@ fn otlp(answers: Answers<'_>, keys: [Option<(&str, Value)>; 2]) -> Value {
         "resource_attributes": {"values": [pair(("service.name".to_owned(), "edge"))]},
     });
     if let Some(config) = config.as_object_mut() {
-        config.extend(keys.into_iter().flatten().map(|(key, value)| (key.to_owned(), value)));
+        config.insert(service.to_owned(), to);
     }
     typed("envoy.access_loggers.open_telemetry", "open_telemetry.v3.OpenTelemetryAccessLogConfig", config)
 }

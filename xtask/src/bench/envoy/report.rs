@@ -17,9 +17,6 @@ use crate::{
     harness::{cpu::ThreadTimes, sink::Arrived},
 };
 
-/// The load generator has the other processor; beyond this it might be what is measured.
-const MAX_LATENCY_RATE: f64 = 8000.0;
-
 /// Microseconds of processor time, by kind of thread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Usage {
@@ -65,6 +62,8 @@ pub(super) struct Measured {
     pub(super) rounds: Vec<Vec<Usage>>,
     /// By variant: of all rounds at once, with what came after the last.
     pub(super) whole: Vec<Usage>,
+    /// Requests per second.
+    pub(super) latency_rate: u32,
     /// By round and variant: sorted.
     pub(super) latencies: Vec<Vec<Vec<f64>>>,
     pub(super) resident_bytes: Vec<u64>,
@@ -116,18 +115,13 @@ pub(super) struct Report {
     pub(super) baseline_us: Summary,
     /// Without a logger, less the same: what is no difference.
     pub(super) noise_us: Summary,
+    pub(super) p50_us: Option<Summary>,
+    pub(super) p99_us: Option<Summary>,
     pub(super) p50_noise_us: Option<Summary>,
     pub(super) p99_noise_us: Option<Summary>,
     pub(super) baseline_resident_mib: f64,
     pub(super) module_bytes: u64,
     pub(super) rows: Vec<Row>,
-}
-
-/// Requests per second at which a worker without a logger is busy half of the time.
-pub(super) fn half_load(rounds: &[Vec<Usage>]) -> u32 {
-    let busy = Summary::of(rounds.iter().filter_map(|round| Some(round.first()?.workers)));
-    let rate = busy.map_or(MAX_LATENCY_RATE, |busy| (0.5e6 / busy.median.max(1.0)).min(MAX_LATENCY_RATE));
-    (rate / 100.0) as u32 * 100
 }
 
 /// A value of a round's variant less the mean of the variants without a logger.
@@ -148,15 +142,21 @@ impl Report {
         }
         let total = |usage: &Usage| Some(usage.total());
         let at = |part: f64| move |sorted: &Vec<f64>| quantile(sorted, part);
+        let without_logger = |part: f64| {
+            let rounds = measured.latencies.iter();
+            Summary::of(rounds.filter_map(|round| quantile(round.first()?, part)))
+        };
         Ok(Self {
             rounds: options.load.rounds,
             requests_per_turn: u64::from(options.load.rate) * options.turn_ms / 1000,
             requests_per_second: options.load.rate,
             answered_by: if options.upstream { "an application behind it" } else { "Envoy itself" },
-            latency_requests_per_second: half_load(&measured.rounds),
+            latency_requests_per_second: measured.latency_rate,
             baseline_us: Summary::of(measured.rounds.iter().filter_map(|round| total(round.first()?)))
                 .context("nothing was measured")?,
             noise_us: noise(&measured.rounds, total).context("nothing was measured")?,
+            p50_us: without_logger(0.5),
+            p99_us: without_logger(0.99),
             p50_noise_us: noise(&measured.latencies, at(0.5)),
             p99_noise_us: noise(&measured.latencies, at(0.99)),
             baseline_resident_mib: measured.resident_bytes.first().map_or(0.0, |bytes| mebibytes(*bytes)),
@@ -185,12 +185,12 @@ impl Report {
             &["variant", "p50 +µs", "p99 +µs", "RSS +MiB", "records", "calls", "bytes/record", "gzip"],
             self.rows.iter().map(Row::other_cells),
         );
-        let noise =
-            |summary: &Option<Summary>| summary.map_or_else(|| "-".to_owned(), |noise| in_whole(&noise));
+        let latency =
+            |summary: &Option<Summary>| summary.map_or_else(|| "-".to_owned(), |summary| in_whole(&summary));
         format!(
             "{} rounds of {} requests at {}/s, answered by {}. Without a logger Envoy takes {:.1} µs per request; the difference \
-             between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s; between two Envoys \
-             without a logger p50 differs by {} µs, p99 by {} µs. Envoy without a logger occupies {:.0} MiB; the wasm module has {} \
+             between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s: without a logger p50 is {} µs, \
+             p99 {} µs, and between two Envoys without a logger they differ by {} and {} µs. Envoy without a logger occupies {:.0} MiB; the wasm module has {} \
              bytes. Calls go uncompressed; gzip is what they would be at level 1.\n\n{rest}",
             self.rounds,
             self.requests_per_turn,
@@ -201,8 +201,10 @@ impl Report {
             self.noise_us.first_quartile,
             self.noise_us.third_quartile,
             self.latency_requests_per_second,
-            noise(&self.p50_noise_us),
-            noise(&self.p99_noise_us),
+            latency(&self.p50_us),
+            latency(&self.p99_us),
+            latency(&self.p50_noise_us),
+            latency(&self.p99_noise_us),
             self.baseline_resident_mib,
             self.module_bytes,
         )
@@ -314,12 +316,6 @@ mod tests {
 
     fn usage(workers: f64) -> Usage {
         Usage { workers, main: 1.0, others: 0.0 }
-    }
-
-    #[test]
-    fn half_load_keeps_a_worker_busy_half_of_the_time() {
-        assert_eq!(half_load(&[vec![usage(100.0)]]), 5000);
-        assert_eq!(half_load(&[vec![usage(10.0)]]), 8000);
     }
 
     #[test]
