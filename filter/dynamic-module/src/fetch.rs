@@ -1,9 +1,10 @@
 //! What a plan asks of the host, answered by Envoy's own functions.
 //!
-//! A [`Stage`] names what it wants as wasm properties are named. Headers are handed over as the map that a wasm host would
-//! return, so that repeated headers mean the same in both shells; everything else is fetched one by one, which costs a function
-//! call here. What has no source here cannot be configured either, see [`unavailable`], but for the listener's direction, which is
+//! A [`Stage`] names what it wants as wasm properties are named. Everything is fetched one by one, which costs a function call here,
+//! but for headers where many are wanted: those are looked for among all. What has no source here cannot be configured either, see [`unavailable`], but for the listener's direction, which is
 //! never told: every request counts as an inbound one.
+
+use std::io::Write as _;
 
 use offpath_filter::capture::{Captured, Stage};
 use offpath_filter::config::Config;
@@ -67,11 +68,7 @@ impl Sources {
         captured: &mut Captured,
     ) {
         if self.has_header_map {
-            let map = pairs(stream.headers(HeaderMap::Request, &mut space.headers));
-            // A map that this module has written can be read.
-            if captured.take_headers(map, stage.headers()).is_err() {
-                stage.headers().iter().for_each(|_| captured.push(None));
-            }
+            captured.push_headers(stream.headers(HeaderMap::Request, &mut space.headers), stage.headers());
         }
         let timing = stream.timing();
         for source in &self.others {
@@ -200,26 +197,10 @@ fn socket_address<'s>(address: Option<(&[u8], u32)>, space: &'s mut Vec<u8>) -> 
     let (ip, port) = address?;
     let (before, behind): (&[u8], &[u8]) = if ip.contains(&b':') { (b"[", b"]:") } else { (b"", b":") };
     space.clear();
-    space.extend([before, ip, behind].concat());
-    space.extend(port.to_string().bytes());
+    for part in [before, ip, behind] {
+        space.extend_from_slice(part);
+    }
+    // Writing to memory does not fail.
+    write!(space, "{port}").ok()?;
     Some(space)
-}
-
-/// A header map as a wasm host returns it: serialized pairs.
-fn pairs<'h>(headers: impl ExactSizeIterator<Item = (&'h [u8], &'h [u8])> + Clone) -> Vec<u8> {
-    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes();
-    let text_len: usize = headers.clone().map(|(name, value)| name.len() + value.len() + 2).sum();
-    let mut out = Vec::with_capacity(4 + 8 * headers.len() + text_len);
-    out.extend(number(headers.len()));
-    for (name, value) in headers.clone() {
-        out.extend(number(name.len()));
-        out.extend(number(value.len()));
-    }
-    for (name, value) in headers {
-        for half in [name, value] {
-            out.extend_from_slice(half);
-            out.push(0);
-        }
-    }
-    out
 }
