@@ -4,6 +4,7 @@
 //! changes of the statistics. Nothing here knows a proxy.
 
 mod backlog;
+mod definition;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,27 +25,7 @@ use crate::redact::Redactor;
 use crate::request::FinishedRequest;
 use crate::route::Routes;
 use backlog::{Backlog, Judged};
-
-/// The name of the instrumentation scope, and of the product.
-const SCOPE_NAME: &str = "offpath";
-
-/// The plugin's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The least that a record must be able to occupy, whatever the resource takes of a batch: what is always told fits.
-const MIN_RECORD_BYTES: usize = 256;
-
-/// A record's tag and length in a batch.
-const RECORD_OVERHEAD_BYTES: usize = 4;
-
-/// What the proxy says of itself.
-#[derive(Debug, Clone, Default)]
-pub struct Node {
-    /// `node.id`; empty when unknown.
-    pub id: String,
-    /// `node.cluster`; empty when unknown.
-    pub cluster: String,
-}
+pub use definition::{Definition, Node, VERSION};
 
 /// What was decided on a request that becomes a record, and is pending from then on.
 #[derive(Debug)]
@@ -77,33 +58,27 @@ impl Pipeline {
     /// A pipeline without data. `random` names this instance and spreads its exports over the interval.
     ///
     /// # Errors
-    /// When the resource leaves no room for a record in a batch, the routes contradict each other, or what is to be redacted
-    /// is in none of them.
+    /// As [`Definition::new`].
     pub fn new(
         config: Config,
         node: &Node,
         random: [u8; 16],
         now_unix_nano: u64,
     ) -> Result<Self, ConfigError> {
+        Ok(Self::of(Definition::new(config, node)?, random, now_unix_nano))
+    }
+
+    fn of(definition: Definition, random: [u8; 16], now_unix_nano: u64) -> Self {
         let instance_id = uuid::Builder::from_random_bytes(random).into_uuid();
-        let envelope = envelope(&config, node, instance_id);
-        let overhead = envelope.encoded_len() + RECORD_OVERHEAD_BYTES;
-        let max_record_bytes =
-            config.logs.max_record_bytes.min(config.batch.max_bytes.saturating_sub(overhead));
-        if max_record_bytes < MIN_RECORD_BYTES {
-            return Err(ConfigError::new(format!(
-                "configuration: `resource`: takes {overhead} of the `batch.max_bytes` of {}, allowed is what leaves {MIN_RECORD_BYTES} for a record",
-                config.batch.max_bytes
-            )));
-        }
+        let envelope = definition.envelope(instance_id);
+        let Definition { config, plan, routes, max_record_bytes, .. } = definition;
         let interval = nano(config.metrics.interval);
         // Workers start in phase; the first export comes after half an interval up to a whole one.
         let first_export = interval / 2 + interval / 2 / 256 * u64::from(random[0]);
         let (seed, other_seed) = instance_id.as_u64_pair();
-        let routes = Arc::new(Routes::new(&config.routes)?);
-        let redactor = Redactor::new(&config, &routes)?;
-        Ok(Self {
-            plan: Arc::new(Plan::new(&config)),
+        let redactor = Redactor::new(&config, &routes);
+        Self {
+            plan,
             routes,
             policy: policy::lets_any_go(&config.logs, &config.routes)
                 .then(|| Policy::new(&config.logs, &config.routes, other_seed)),
@@ -119,7 +94,7 @@ impl Pipeline {
             draining: false,
             envelope,
             config,
-        })
+        }
     }
 
     /// What is asked of the host about each request.
@@ -403,19 +378,6 @@ impl Pipeline {
             self.has_new_measurements = true;
         }
     }
-}
-
-/// The resource: what the user says, what the proxy says, and which instance this is, which nobody else may say: two
-/// writers of one stream would spoil it.
-fn envelope(config: &Config, node: &Node, instance_id: Uuid) -> Envelope {
-    let mut resource = config.resource.clone();
-    let service_name = if node.cluster.is_empty() { "envoy" } else { &node.cluster };
-    resource.entry("service.name".to_owned()).or_insert_with(|| service_name.to_owned());
-    if !node.id.is_empty() {
-        resource.entry("envoy.node.id".to_owned()).or_insert_with(|| node.id.clone());
-    }
-    resource.insert("service.instance.id".to_owned(), instance_id.to_string());
-    Envelope::new(resource.iter().map(|(key, value)| (key.as_str(), value.as_str())), SCOPE_NAME, VERSION)
 }
 
 fn nano(duration: Duration) -> u64 {

@@ -17,7 +17,7 @@ mod user_info;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::config::{ClientAddress, Config, ConfigError};
+use crate::config::{ClientAddress, Config, ConfigError, Redact};
 use crate::route::Routes;
 use escape::Text;
 use finding::Finding;
@@ -53,22 +53,27 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// What `redact.*` and `logs.client_address` say, and the built-in lists.
+    /// Whether all of it can be redacted.
     ///
     /// # Errors
     /// When `redact.path_params` names a parameter that no template has.
-    pub fn new(config: &Config, routes: &Arc<Routes>) -> Result<Self, ConfigError> {
+    pub fn check(redact: &Redact, routes: &Routes) -> Result<(), ConfigError> {
+        Templates::check(&redact.path_params, routes)
+    }
+
+    /// What `redact.*` and `logs.client_address` say, and the built-in lists.
+    pub fn new(config: &Config, routes: &Arc<Routes>) -> Self {
         let secret_headers = names::secret_headers(&config.redact.header_values);
         let is_secret = |name: &str| secret_headers.iter().any(|known| known == name);
-        Ok(Self {
+        Self {
             params: ParamNames::new(&config.redact.query_params),
-            templates: Templates::new(&config.redact.path_params, routes)?,
+            templates: Templates::new(&config.redact.path_params, routes),
             client_address: config.logs.client_address,
             is_user_agent_secret: is_secret("user-agent"),
             is_request_id_secret: is_secret("x-request-id"),
             is_host_secret: is_secret("host"),
             secret_headers,
-        })
+        }
     }
 
     /// A request's path. Comes before its other values, in which the secrets of its path are looked for.

@@ -93,6 +93,16 @@ fn the_dynamic_modules_file_differs_only_in_how_it_loads_the_module() {
 }
 
 #[test]
+fn the_collectors_cluster_has_a_connection_for_each_call() {
+    for file in ["access-logger.yaml", "http-filter.yaml", "dynamic-module.yaml"] {
+        let bootstrap = &documents(file)[0];
+        let bounds = bootstrap.pointer("/static_resources/clusters/1/circuit_breakers/thresholds/0").unwrap();
+        assert!(bounds["max_connections"].as_u64() >= bounds["max_requests"].as_u64(), "{file}: {bounds}");
+        assert!(bounds["max_requests"].is_u64(), "{file}: {bounds}");
+    }
+}
+
+#[test]
 fn the_tracer_sends_spans_without_paths_to_the_plugins_collector() {
     // Both files have it: they differ only in how they load the plugin.
     let bootstrap = &documents("access-logger.yaml")[0];

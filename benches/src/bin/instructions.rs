@@ -109,7 +109,7 @@ fn record_encode(times: u32) -> Outcome {
     let plan = Plan::new(&config);
     let captured = ordinary_request(&plan);
     let request = FinishedRequest::read(&plan, &captured, NOW);
-    let redactor = Redactor::new(&config, &Arc::new(Routes::new(&config.routes)?))?;
+    let redactor = Redactor::new(&config, &Arc::new(Routes::new(&config.routes)?));
     let mut encoder = Encoder::new(&config.logs, redactor, config.logs.max_record_bytes);
     let mut out = Vec::new();
     for _ in 0..times {

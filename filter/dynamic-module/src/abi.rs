@@ -341,7 +341,7 @@ impl Proxy {
     pub(crate) fn set_timer(&self, after: Duration) {
         if self.config().is_some() {
             // SAFETY: the timer is there as long as the configuration is.
-            unsafe { timer_enable(self.timer, u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1)) };
+            unsafe { timer_enable(self.timer, milliseconds(after)) };
         }
     }
 
@@ -362,7 +362,6 @@ impl Proxy {
             })
             .collect();
         let mut token = 0;
-        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         // SAFETY: all pointers are valid for the call, in which Envoy copies what they point to.
         let result = unsafe {
             http_callout(
@@ -372,7 +371,7 @@ impl Proxy {
                 headers.as_ptr(),
                 headers.len(),
                 Buffer::of(body),
-                timeout_ms,
+                milliseconds(timeout),
             )
         };
         (result == SUCCESS).then_some(token)
@@ -424,4 +423,9 @@ impl Proxy {
             }
         }
     }
+}
+
+/// At least one: of none, Envoy's calls take it that they may last for ever.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
 }

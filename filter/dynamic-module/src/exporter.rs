@@ -20,6 +20,10 @@ use crate::statistics::Statistics;
 /// How long Envoy's end waits for the collector.
 const MAX_SHUTDOWN: Duration = Duration::from_secs(5);
 
+/// When calls that begin after Envoy was told to end are given up, counted from then. A module cannot take a call back, and Envoy aborts
+/// if it ends while one waits for a connection: a pool that is destroyed closes the others, and makes a new one for each.
+const LAST_ANSWER: Duration = Duration::from_millis(4500);
+
 /// How often the main thread looks after workers that do not say otherwise.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -210,14 +214,15 @@ impl Exporter {
     /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
     /// answered before it is refused.
     fn send(&self, worker: &Arc<Worker>) {
-        while self.may_send(worker) {
+        while let Some(max_timeout) = self.max_timeout(worker) {
             let mut shared = worker.lock();
             let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
                 self.release(shared);
                 return;
             };
             let (generation, headers) = (shared.generation, shared.pipeline.call_headers(&batch));
-            let (cluster, timeout) = (shared.pipeline.cluster().to_owned(), shared.pipeline.call_timeout());
+            let cluster = shared.pipeline.cluster().to_owned();
+            let timeout = shared.pipeline.call_timeout().min(max_timeout);
             drop(shared);
             let token = self.proxy.call(&cluster, &headers, &batch.body, timeout);
             if let Some(token) = token {
@@ -234,12 +239,17 @@ impl Exporter {
         }
     }
 
-    /// In the end only workers send of whose batches from before it some are left: what comes later would keep calls under way
-    /// for ever.
-    fn may_send(&self, worker: &Arc<Worker>) -> bool {
-        let is_waited_for =
-            |shutdown: &Shutdown| shutdown.waiting.iter().any(|(waiting, _)| Arc::ptr_eq(waiting, worker));
-        !self.is_over.load(Ordering::Acquire) && lock(&self.shutdown).as_ref().is_none_or(is_waited_for)
+    /// How long a call of that worker may take at most; `None` when none may be made. In the end only workers send of whose batches
+    /// from before it some are left: what comes later would keep calls under way for ever.
+    fn max_timeout(&self, worker: &Arc<Worker>) -> Option<Duration> {
+        if self.is_over.load(Ordering::Acquire) {
+            return None;
+        }
+        let shutdown = lock(&self.shutdown);
+        let Some(Shutdown { since, waiting, .. }) = &*shutdown else { return Some(Duration::MAX) };
+        let left = LAST_ANSWER.saturating_sub(since.elapsed());
+        let is_waited_for = waiting.iter().any(|(other, _)| Arc::ptr_eq(other, worker));
+        (is_waited_for && !left.is_zero()).then_some(left)
     }
 
     /// Forgets workers that are gone and have sent everything, and lets Envoy end once all have their answers, or have had
@@ -252,8 +262,10 @@ impl Exporter {
         let mut shutdown = lock(&self.shutdown);
         let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else { return };
         waiting.retain(|(worker, last)| !worker.lock().pipeline.is_sent_up_to(*last));
-        let is_done = waiting.is_empty() && lock(&self.calls).is_empty();
-        if !is_done && since.elapsed() < MAX_SHUTDOWN {
+        let elapsed = since.elapsed();
+        let may_send = !waiting.is_empty() && elapsed < LAST_ANSWER;
+        let is_done = !may_send && lock(&self.calls).is_empty();
+        if !is_done && elapsed < MAX_SHUTDOWN {
             return;
         }
         let completions = std::mem::take(completions);

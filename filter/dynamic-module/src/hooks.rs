@@ -63,14 +63,8 @@ unsafe extern "C" fn envoy_dynamic_module_on_access_logger_new(
         Arc::increment_strong_count(configuration.cast::<Configuration>());
         Arc::from_raw(configuration.cast::<Configuration>())
     };
-    let logger = caught(|| match Logger::new(&configuration) {
-        Ok(logger) => Some(Box::new(logger)),
-        Err(reason) => {
-            write_log(Level::Error, &format!("offpath: {reason}"));
-            None
-        }
-    });
-    logger.flatten().map_or(ptr::null(), |logger| Box::into_raw(logger).cast_const().cast())
+    let logger = caught(|| Box::new(Logger::new(&configuration)));
+    logger.map_or(ptr::null(), |logger| Box::into_raw(logger).cast_const().cast())
 }
 
 #[unsafe(no_mangle)]

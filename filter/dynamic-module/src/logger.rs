@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use offpath_filter::capture::{Captured, Plan};
 use offpath_filter::config::{Config, ConfigError};
 use offpath_filter::ledger::{Reason, Stat};
-use offpath_filter::pipeline::{Node, Pipeline};
+use offpath_filter::pipeline::{Definition, Node, Pipeline};
 
 use crate::abi::{Level, Stream, write_log};
 use crate::exporter::Exporter;
@@ -18,12 +18,12 @@ use crate::fetch::{Sources, Space, unavailable};
 
 /// A logger's configuration, which is one for all workers.
 pub(crate) struct Configuration {
-    text: Vec<u8>,
+    definition: Definition,
     exporter: Arc<Exporter>,
 }
 
 impl Configuration {
-    /// Reads it, and tries whether a pipeline can be made of it.
+    /// Reads it, and finds whatever is wrong with it.
     ///
     /// # Errors
     /// What the wasm plugin says too; and where there is no exporter, or something is wanted that no dynamic module gets.
@@ -35,12 +35,10 @@ impl Configuration {
         let exporter = exporter.ok_or_else(|| {
             ConfigError::new("offpath has not begun as a bootstrap extension of this Envoy: `bootstrap_extensions` must have one of the same module, which sends what loggers write")
         })?;
-        let configuration = Self { text: text.to_vec(), exporter };
-        configuration.pipeline()?;
-        Ok(configuration)
+        Ok(Self { definition: Definition::new(config, &Node::default())?, exporter })
     }
 
-    fn pipeline(&self) -> Result<Pipeline, ConfigError> {
+    fn pipeline(&self) -> Pipeline {
         let mut random = [0; 16];
         if let Err(reason) = getrandom::fill(&mut random) {
             // Only uniqueness suffers, and the time is nearly as good.
@@ -50,7 +48,7 @@ impl Configuration {
             );
             random[..8].copy_from_slice(&now_unix_nano().to_le_bytes());
         }
-        Pipeline::new(Config::parse(&self.text)?, &Node::default(), random, now_unix_nano())
+        self.definition.pipeline(random, now_unix_nano())
     }
 }
 
@@ -71,10 +69,10 @@ pub(crate) struct Shared {
 }
 
 impl Worker {
-    fn new(configuration: Arc<Configuration>) -> Result<Self, ConfigError> {
+    fn new(configuration: Arc<Configuration>) -> Self {
         let shared =
-            Mutex::new(Shared { pipeline: configuration.pipeline()?, generation: 0, is_draining: false });
-        Ok(Self { configuration, shared, is_gone: AtomicBool::new(false) })
+            Mutex::new(Shared { pipeline: configuration.pipeline(), generation: 0, is_draining: false });
+        Self { configuration, shared, is_gone: AtomicBool::new(false) }
     }
 
     /// The pipeline, when nobody else has it. After a panic of somebody who had it, nothing that it holds can be trusted: then it is
@@ -111,15 +109,10 @@ impl Worker {
         ledger.dropped(Reason::VmLost, pending);
         ledger.set(Stat::QueueBytes, 0);
         self.configuration.exporter.count(shared);
-        match self.configuration.pipeline() {
-            Ok(mut pipeline) => {
-                if shared.is_draining {
-                    pipeline.drain(now_unix_nano());
-                }
-                shared.pipeline = pipeline;
-                shared.generation += 1;
-            }
-            Err(reason) => write_log(Level::Error, &format!("offpath: {reason}")),
+        shared.pipeline = self.configuration.pipeline();
+        shared.generation += 1;
+        if shared.is_draining {
+            shared.pipeline.drain(now_unix_nano());
         }
     }
 }
@@ -136,21 +129,18 @@ pub(crate) struct Logger {
 
 impl Logger {
     /// For the thread that it is made on.
-    ///
-    /// # Errors
-    /// None that [`Configuration::read`] has not found.
-    pub(crate) fn new(configuration: &Arc<Configuration>) -> Result<Self, ConfigError> {
-        let worker = Arc::new(Worker::new(Arc::clone(configuration))?);
+    pub(crate) fn new(configuration: &Arc<Configuration>) -> Self {
+        let worker = Arc::new(Worker::new(Arc::clone(configuration)));
         let plan = Arc::clone(worker.lock().pipeline.plan());
         configuration.exporter.add(Arc::clone(&worker));
-        Ok(Self {
+        Self {
             first: Sources::of(plan.first()),
             rest: Sources::of(plan.rest()),
             worker,
             plan,
             captured: Captured::default(),
             space: Space::default(),
-        })
+        }
     }
 
     /// A request has finished.

@@ -36,24 +36,27 @@ pub(super) struct Templates {
 }
 
 impl Templates {
-    /// `None` where no parameter is a secret.
+    /// Whether all of them are parameters.
     ///
     /// # Errors
     /// When a name is no template's: the segment that it is meant for would be told.
-    pub(super) fn new(secrets: &[String], routes: &Arc<Routes>) -> Result<Option<Self>, ConfigError> {
-        if let Some((index, name)) = secrets.iter().enumerate().find(|(_, name)| !routes.have_parameter(name))
-        {
-            return Err(ConfigError::new(format!(
+    pub(super) fn check(secrets: &[String], routes: &Routes) -> Result<(), ConfigError> {
+        match secrets.iter().enumerate().find(|(_, name)| !routes.have_parameter(name)) {
+            Some((index, name)) => Err(ConfigError::new(format!(
                 "configuration: `redact.path_params[{index}]`: is `{name}`, allowed are names of parameters in the templates of `routes`"
-            )));
+            ))),
+            None => Ok(()),
         }
-        let templates = Self {
+    }
+
+    /// `None` where no parameter is a secret.
+    pub(super) fn new(secrets: &[String], routes: &Arc<Routes>) -> Option<Self> {
+        (!secrets.is_empty()).then(|| Self {
             routes: Arc::clone(routes),
             secrets: secrets.to_vec(),
             segments: Vec::new(),
             tried_bytes: Cell::new(0),
-        };
-        Ok(Some(templates).filter(|_| !secrets.is_empty()))
+        })
     }
 
     /// The secrets of the path of a request, of which [`Templates::segments`] knows the segments from then on.
@@ -254,20 +257,23 @@ mod tests {
         Text::new(text.as_bytes())
     }
 
-    fn templates(secrets: &[&str]) -> Result<Option<Templates>, ConfigError> {
+    fn routes() -> Arc<Routes> {
         let route = |template: &str| config::Route {
             template: template.to_owned(),
             sample_ratio: None,
             keep_slower_than: None,
         };
         let routes = ["/reset/{token}", "/a/{id}/{token}.pdf", "/files/{*rest}", "/{*all}"].map(route);
-        let secrets: Vec<_> = secrets.iter().map(|&name| name.to_owned()).collect();
-        Templates::new(&secrets, &Arc::new(Routes::new(&routes).unwrap()))
+        Arc::new(Routes::new(&routes).unwrap())
+    }
+
+    fn templates(secrets: &[&str]) -> Option<Templates> {
+        Templates::new(&secrets.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), &routes())
     }
 
     #[test]
     fn secret_parameters_of_the_requests_path_are_replaced() {
-        let mut templates = templates(&["token", "rest"]).unwrap().unwrap();
+        let mut templates = templates(&["token", "rest"]).unwrap();
         for (path, expected) in [
             ("/reset/s3cret", "/reset/REDACTED"),
             ("/reset/s3%2Fcret", "/reset/REDACTED"),
@@ -294,7 +300,7 @@ mod tests {
 
     #[test]
     fn paths_in_other_values_lose_them_too() {
-        let templates = templates(&["token"]).unwrap().unwrap();
+        let templates = templates(&["token"]).unwrap();
         for (text, expected) in [
             ("", ""),
             ("text/html, */*", "text/html, */*"),
@@ -338,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_secret_segment_of_the_request_is_told_in_none_of_its_values() {
-        let mut templates = templates(&["token", "rest"]).unwrap().unwrap();
+        let mut templates = templates(&["token", "rest"]).unwrap();
         templates.request_path(b"/reset/s3cret");
         let without = |text: &str| {
             let found = templates.segments(&Text::new(text.as_bytes()));
@@ -364,7 +370,7 @@ mod tests {
 
     #[test]
     fn what_is_not_tried_is_not_told() {
-        let mut templates = templates(&["token"]).unwrap().unwrap();
+        let mut templates = templates(&["token"]).unwrap();
         templates.request_path(b"/");
         let ordinary = "https://shop/a,".repeat(40) + "https://shop/reset/s3cret";
         let found = templates.paths(&text(&ordinary));
@@ -383,11 +389,12 @@ mod tests {
 
     #[test]
     fn a_name_that_no_template_has_is_refused() {
-        let error = templates(&["token", "tokn"]).unwrap_err().to_string();
+        let secrets = ["token", "tokn"].map(str::to_owned);
+        let error = Templates::check(&secrets, &routes()).unwrap_err().to_string();
         assert!(
             error.contains("`redact.path_params[1]`: is `tokn`, allowed are names of parameters"),
             "{error}"
         );
-        assert!(templates(&[]).unwrap().is_none());
+        assert!(templates(&[]).is_none());
     }
 }

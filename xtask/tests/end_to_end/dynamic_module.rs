@@ -65,6 +65,27 @@ async fn an_envoy_whose_collector_never_answers_ends_and_says_what_is_lost() {
     assert!(log.contains(&line), "{log}");
 }
 
+/// Both workers try again in Envoy's end, and there is a connection for one of them. Envoy aborts if the other one still waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envoy_whose_calls_wait_for_a_connection_when_it_is_stopped_ends_as_it_should() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.behave(Behaviour::Hang);
+    let keys = [
+        ("batch.max_records", json!(1)),
+        ("collector.timeout", json!("3s")),
+        ("retry.initial_backoff", json!("10ms")),
+    ];
+    let mut bootstrap = bootstrap(ENVOY_1_40, Mode::DynamicModule, &keys).await;
+    let bounds = "/static_resources/clusters/1/circuit_breakers/thresholds/0";
+    *bootstrap.at(&format!("{bounds}/max_connections")).unwrap() = json!(1);
+    let mut proxy = Proxy::start(ENVOY_1_40, bootstrap, receiver.address()).await;
+    send(&proxy).await;
+    // Fails when Envoy does.
+    proxy.stop_in_place().await.unwrap();
+    let log = proxy.log().unwrap();
+    assert_eq!(log.matches("which are lost").count(), 1, "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_envoy_that_is_stopped_under_load_ends_as_it_should() {
     let receiver = Receiver::start().await.unwrap();
