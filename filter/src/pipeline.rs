@@ -1,4 +1,4 @@
-//! The whole way of a record, as one value that belongs to one root context.
+//! The whole way of a record, as one value: a root context's, or of the dynamic module a worker's logger's.
 //!
 //! The shell hands in what it captured, the time, and what became of its calls; it takes out the calls to make and the
 //! changes of the statistics. Nothing here knows a proxy.
@@ -33,7 +33,7 @@ pub struct Kept {
     weight: f64,
 }
 
-/// One root context's way of a record.
+/// One worker's way of a record.
 #[derive(Debug)]
 pub struct Pipeline {
     config: Config,

@@ -60,6 +60,12 @@ struct Shutdown {
     completions: Vec<Box<dyn FnOnce() + Send>>,
 }
 
+impl Shutdown {
+    fn begin() -> Self {
+        Self { since: Instant::now(), waiting: Vec::new(), completions: Vec::new() }
+    }
+}
+
 /// What came back of a call.
 pub(crate) struct Response<'r> {
     pub(crate) headers: Vec<(&'r [u8], &'r [u8])>,
@@ -184,18 +190,26 @@ impl Exporter {
 
     /// Envoy is about to end, and does when `complete` is called.
     pub(crate) fn shut_down(&self, complete: Box<dyn FnOnce() + Send>) {
-        let mut complete = Some(complete);
-        if let Some(shutdown) = &mut *lock(&self.shutdown) {
-            shutdown.completions.extend(complete.take());
+        if self.is_over.load(Ordering::Acquire) {
+            complete();
+            return;
         }
-        if complete.is_some() {
+        // Before anything else: Envoy waits for it, whatever becomes of the rest.
+        let is_first = {
+            let mut shutdown = lock(&self.shutdown);
+            let is_first = shutdown.is_none();
+            shutdown.get_or_insert_with(Shutdown::begin).completions.push(complete);
+            is_first
+        };
+        if is_first {
             let mut waiting = Vec::new();
             self.for_each(|worker| {
                 worker.drain();
                 waiting.push((Arc::clone(worker), worker.lock().pipeline.last_sequence()));
             });
-            let completions = complete.into_iter().collect();
-            *lock(&self.shutdown) = Some(Shutdown { since: Instant::now(), waiting, completions });
+            if let Some(shutdown) = &mut *lock(&self.shutdown) {
+                shutdown.waiting = waiting;
+            }
             self.for_each(|worker| self.send(worker));
         }
         self.end_what_is_done();
@@ -270,9 +284,9 @@ impl Exporter {
         }
         let completions = std::mem::take(completions);
         drop(shutdown);
-        // Now, for Envoy flushes its statistics when it ends.
-        self.abandon();
         self.is_over.store(true, Ordering::Release);
+        // Now, for Envoy flushes its statistics when it ends.
+        caught(|| self.abandon());
         completions.into_iter().for_each(|complete| complete());
     }
 

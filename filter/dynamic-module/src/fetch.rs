@@ -1,12 +1,12 @@
 //! What a plan asks of the host, answered by Envoy's own functions.
 //!
 //! A [`Stage`] names what it wants as wasm properties are named. Everything is fetched one by one, which costs a function call here,
-//! but for headers where many are wanted: those are looked for among all. What has no source here cannot be configured either, see [`unavailable`], but for the listener's direction, which is
-//! never told: every request counts as an inbound one.
+//! but for headers where many are wanted: those are looked for among all. What has no source here cannot be configured either, see
+//! [`unavailable`], but for the listener's direction, which is never told: every request counts as an inbound one.
 
 use std::io::Write as _;
 
-use offpath_filter::capture::{Captured, Stage};
+use offpath_filter::capture::{Captured, Plan, Stage};
 use offpath_filter::config::Config;
 
 use crate::abi::{Attribute, Header, HeaderMap, Stream, Timing};
@@ -54,7 +54,7 @@ impl Sources {
                 .property_paths()
                 .iter()
                 .skip(stage.headers().len())
-                .map(|path| source(path))
+                .map(|path| source(path).unwrap_or(Source::Nowhere))
                 .collect(),
         }
     }
@@ -101,20 +101,27 @@ impl Source {
 }
 
 /// What a configuration wants and Envoy does not tell loggers: the key's path, and why.
-pub(crate) fn unavailable(config: &Config) -> Option<(&'static str, &'static str)> {
+pub(crate) fn unavailable(config: &Config) -> Option<(&'static str, String)> {
+    let is_not_available = |what: &str| format!("{what} not available to a dynamic module");
     if config.metrics.attributes.virtual_host_name {
-        return Some((
-            "metrics.attributes",
-            "`envoy.virtual_host.name` is not available to a dynamic module",
-        ));
+        return Some(("metrics.attributes", is_not_available("`envoy.virtual_host.name` is")));
     }
-    (!config.logs.attributes.is_empty())
-        .then_some(("logs.attributes", "expressions are not available to a dynamic module"))
+    if !config.logs.attributes.is_empty() {
+        return Some(("logs.attributes", is_not_available("expressions are")));
+    }
+    // What the core has learnt to ask for, and this module not yet to tell.
+    let plan = Plan::new(config);
+    let mut paths = [plan.first(), plan.rest()].into_iter().flat_map(Stage::property_paths);
+    let unknown = paths.find(|path| source(path).is_none())?;
+    let name = String::from_utf8_lossy(unknown).replace('\0', ".");
+    Some(("logs", is_not_available(&format!("`{name}` is"))))
 }
 
-fn source(path: &[u8]) -> Source {
+/// `None` for what this module does not know.
+fn source(path: &[u8]) -> Option<Source> {
     let header = |map, name: &[u8]| Source::Header(map, name.to_vec());
-    match path {
+    Some(match path {
+        b"xds\0listener_direction" => Source::Nowhere,
         b"request\0time" => Source::StartTime,
         b"request\0duration" => Source::Duration,
         b"response\0backend_latency" => Source::UpstreamDuration,
@@ -138,9 +145,9 @@ fn source(path: &[u8]) -> Source {
         _ => match (path.strip_prefix(b"request\0headers\0"), path.strip_prefix(b"response\0headers\0")) {
             (Some(name), _) => header(HeaderMap::Request, name),
             (_, Some(name)) => header(HeaderMap::Response, name),
-            _ => Source::Nowhere,
+            _ => return None,
         },
-    }
+    })
 }
 
 /// From the first byte that went to the upstream to the last one that came from it, as CEL's `response.backend_latency`.

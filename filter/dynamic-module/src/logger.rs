@@ -164,9 +164,9 @@ impl Logger {
         if kept.is_some() && !self.plan.rest().is_empty() {
             self.rest.fetch(self.plan.rest(), stream, &mut self.space, &mut self.captured);
         }
-        let queued_before = pipeline.ledger().get(Stat::QueueBytes);
+        let last_before = pipeline.last_sequence();
         self.captured = pipeline.observe(std::mem::take(&mut self.captured), kept, now);
-        let has_sealed = pipeline.ledger().get(Stat::QueueBytes) > queued_before;
+        let has_sealed = pipeline.last_sequence() != last_before;
         exporter.release(shared);
         if has_sealed {
             exporter.wake();

@@ -12,7 +12,7 @@ use xtask::{
 
 use crate::{
     otlp_decoder::{attributes, log_records},
-    proxy::{ENVOY_1_40, EVERYWHERE_IN_WASM, Proxy, bootstrap, folder},
+    proxy::{ENVOY_1_40, Proxy, bootstrap, everywhere_in_wasm, folder},
 };
 
 /// Attributes, each with its expression and its value in protobuf's JSON mapping; none where it is left out.
@@ -58,7 +58,7 @@ fn keys(attributes: impl IntoIterator<Item = (&'static str, &'static str)>) -> [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_type_is_kept_and_one_that_fails_costs_only_itself() {
-    for (release, mode) in EVERYWHERE_IN_WASM {
+    for (release, mode) in everywhere_in_wasm() {
         for failing in [&[][..], &FAILING] {
             let receiver = Receiver::start().await.unwrap();
             let named = named();
@@ -112,7 +112,7 @@ async fn a_client_is_known_by_its_certificate_and_the_name_it_asked_for() {
     need::tools(&[Need::Openssl]).unwrap();
     let certificates = folder().await;
     make_certificate(certificates.path()).await;
-    for (release, mode) in EVERYWHERE_IN_WASM {
+    for (release, mode) in everywhere_in_wasm() {
         let receiver = Receiver::start().await.unwrap();
         let bootstrap = with_mutual_tls(bootstrap(release, mode, &keys(IDENTITY)).await, certificates.path());
         let proxy = Proxy::start(release, bootstrap, receiver.address()).await;
