@@ -43,7 +43,7 @@ impl Signal {
 /// A sealed batch: one export call.
 #[derive(Debug)]
 pub struct SealedBatch {
-    /// Its number among all batches of this root context, from 1, so that the receiver sees what never came. Data
+    /// Its number among all batches of this pipeline, from 1, so that the receiver sees what never came. Data
     /// points that can be told later get theirs when they are first sent: taking them back before is no loss.
     pub sequence: Option<u64>,
     /// What it is made of.

@@ -1,4 +1,4 @@
-//! The whole way of a record, as one value: a root context's, or of the dynamic module a worker's logger's.
+//! The whole way of a record, as one value: a root context's, or, in the dynamic module, one logger's on one worker.
 //!
 //! The shell hands in what it captured, the time, and what became of its calls; it takes out the calls to make and the
 //! changes of the statistics. Nothing here knows a proxy.

@@ -61,7 +61,8 @@ impl Redactor {
         Templates::check(&redact.path_params, routes)
     }
 
-    /// What `redact.*` and `logs.client_address` say, and the built-in lists.
+    /// What `redact.*` and `logs.client_address` say, and the built-in lists. The configuration has passed [`Redactor::check`]: a parameter
+    /// that no template has is never found, and so told.
     pub fn new(config: &Config, routes: &Arc<Routes>) -> Self {
         let secret_headers = names::secret_headers(&config.redact.header_values);
         let is_secret = |name: &str| secret_headers.iter().any(|known| known == name);

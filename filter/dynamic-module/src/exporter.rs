@@ -21,7 +21,8 @@ use crate::statistics::Statistics;
 const MAX_SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// When calls that begin after Envoy was told to end are given up, counted from then. A module cannot take a call back, and Envoy aborts
-/// if it ends while one waits for a connection: a pool that is destroyed closes the others, and makes a new one for each.
+/// if it ends while one waits for a connection: a pool that is destroyed closes its connections, and makes new ones for what waits, in
+/// a destructor that cannot.
 const LAST_ANSWER: Duration = Duration::from_millis(4500);
 
 /// How often the main thread looks after workers that do not say otherwise.
@@ -145,6 +146,8 @@ impl Exporter {
 
     /// Time has passed.
     pub(crate) fn tick(&self) {
+        // At once, whatever becomes of the rest: nothing else sets it again.
+        self.proxy.set_timer(TICK);
         self.set_timer();
         // In the end only what was held when it began is waited for.
         let is_ending = lock(&self.shutdown).is_some();
@@ -202,6 +205,7 @@ impl Exporter {
             is_first
         };
         if is_first {
+            self.set_timer();
             let mut waiting = Vec::new();
             self.for_each(|worker| {
                 worker.drain();
@@ -228,7 +232,7 @@ impl Exporter {
     /// Makes all calls of a worker that may be made now. The lock is not held meanwhile: a call that cannot be made may be
     /// answered before it is refused.
     fn send(&self, worker: &Arc<Worker>) {
-        while let Some(max_timeout) = self.max_timeout(worker) {
+        while let Some(time_left) = self.time_for_a_call(worker) {
             let mut shared = worker.lock();
             let Some(batch) = shared.pipeline.take_next(now_unix_nano()) else {
                 self.release(shared);
@@ -236,7 +240,7 @@ impl Exporter {
             };
             let (generation, headers) = (shared.generation, shared.pipeline.call_headers(&batch));
             let cluster = shared.pipeline.cluster().to_owned();
-            let timeout = shared.pipeline.call_timeout().min(max_timeout);
+            let timeout = shared.pipeline.call_timeout().min(time_left);
             drop(shared);
             let token = self.proxy.call(&cluster, &headers, &batch.body, timeout);
             if let Some(token) = token {
@@ -255,7 +259,7 @@ impl Exporter {
 
     /// How long a call of that worker may take at most; `None` when none may be made. In the end only workers send of whose batches
     /// from before it some are left: what comes later would keep calls under way for ever.
-    fn max_timeout(&self, worker: &Arc<Worker>) -> Option<Duration> {
+    fn time_for_a_call(&self, worker: &Arc<Worker>) -> Option<Duration> {
         if self.is_over.load(Ordering::Acquire) {
             return None;
         }
@@ -272,15 +276,18 @@ impl Exporter {
         if self.is_over.load(Ordering::Acquire) {
             return;
         }
-        lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
         let mut shutdown = lock(&self.shutdown);
-        let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else { return };
-        waiting.retain(|(worker, last)| !worker.lock().pipeline.is_sent_up_to(*last));
-        let elapsed = since.elapsed();
-        let may_send = !waiting.is_empty() && elapsed < LAST_ANSWER;
-        let is_done = !may_send && lock(&self.calls).is_empty();
-        if !is_done && elapsed < MAX_SHUTDOWN {
+        let Some(Shutdown { since, waiting, completions }) = &mut *shutdown else {
+            lock(&self.workers).retain(|worker| !(worker.is_gone() && worker.lock().pipeline.is_drained()));
             return;
+        };
+        let elapsed = since.elapsed();
+        if elapsed < MAX_SHUTDOWN {
+            waiting.retain(|(worker, last)| !worker.lock().pipeline.is_sent_up_to(*last));
+            let may_send = !waiting.is_empty() && elapsed < LAST_ANSWER;
+            if may_send || !lock(&self.calls).is_empty() {
+                return;
+            }
         }
         let completions = std::mem::take(completions);
         drop(shutdown);
@@ -308,10 +315,12 @@ impl Exporter {
         }
     }
 
-    /// As often as the one wants it that wants it most.
+    /// As often as the one wants it that wants it most; in the end at least as often as [`TICK`], for Envoy waits.
     fn set_timer(&self) {
-        let ticks = lock(&self.workers).iter().map(|worker| worker.lock().pipeline.tick_period()).min();
-        self.proxy.set_timer(ticks.unwrap_or(TICK));
+        let mut ticks = Vec::new();
+        self.for_each(|worker| ticks.push(worker.lock().pipeline.tick_period()));
+        ticks.extend(lock(&self.shutdown).as_ref().map(|_| TICK));
+        self.proxy.set_timer(ticks.into_iter().min().unwrap_or(TICK));
     }
 
     /// The list may change meanwhile: a call may end what is on it. A panic about one worker is not the others'.

@@ -6,8 +6,8 @@
 
 use std::io::Write as _;
 
-use offpath_filter::capture::{Captured, Plan, Stage};
-use offpath_filter::config::Config;
+use offpath_filter::capture::{Captured, Stage};
+use offpath_filter::config::{Config, ConfigError};
 
 use crate::abi::{Attribute, Header, HeaderMap, Stream, Timing};
 
@@ -47,16 +47,19 @@ pub(crate) struct Space {
 
 impl Sources {
     /// Finds them.
-    pub(crate) fn of(stage: &Stage) -> Self {
-        Self {
-            has_header_map: !stage.headers().is_empty(),
-            others: stage
-                .property_paths()
-                .iter()
-                .skip(stage.headers().len())
-                .map(|path| source(path).unwrap_or(Source::Nowhere))
-                .collect(),
-        }
+    ///
+    /// # Errors
+    /// When the core has learnt to ask for something that is not known here.
+    pub(crate) fn of(stage: &Stage) -> Result<Self, ConfigError> {
+        let others = stage.property_paths().iter().skip(stage.headers().len()).map(|path| {
+            source(path).ok_or_else(|| {
+                let name = String::from_utf8_lossy(path).replace('\0', ".");
+                ConfigError::new(format!(
+                    "configuration: wants `{name}`, which a dynamic module does not know"
+                ))
+            })
+        });
+        Ok(Self { has_header_map: !stage.headers().is_empty(), others: others.collect::<Result<_, _>>()? })
     }
 
     /// Asks for the stream's values.
@@ -101,20 +104,15 @@ impl Source {
 }
 
 /// What a configuration wants and Envoy does not tell loggers: the key's path, and why.
-pub(crate) fn unavailable(config: &Config) -> Option<(&'static str, String)> {
-    let is_not_available = |what: &str| format!("{what} not available to a dynamic module");
+pub(crate) fn unavailable(config: &Config) -> Option<(&'static str, &'static str)> {
     if config.metrics.attributes.virtual_host_name {
-        return Some(("metrics.attributes", is_not_available("`envoy.virtual_host.name` is")));
+        return Some((
+            "metrics.attributes",
+            "`envoy.virtual_host.name` is not available to a dynamic module",
+        ));
     }
-    if !config.logs.attributes.is_empty() {
-        return Some(("logs.attributes", is_not_available("expressions are")));
-    }
-    // What the core has learnt to ask for, and this module not yet to tell.
-    let plan = Plan::new(config);
-    let mut paths = [plan.first(), plan.rest()].into_iter().flat_map(Stage::property_paths);
-    let unknown = paths.find(|path| source(path).is_none())?;
-    let name = String::from_utf8_lossy(unknown).replace('\0', ".");
-    Some(("logs", is_not_available(&format!("`{name}` is"))))
+    (!config.logs.attributes.is_empty())
+        .then_some(("logs.attributes", "expressions are not available to a dynamic module"))
 }
 
 /// `None` for what this module does not know.

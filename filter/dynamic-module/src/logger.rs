@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use offpath_filter::capture::{Captured, Plan};
+use offpath_filter::capture::Captured;
 use offpath_filter::config::{Config, ConfigError};
 use offpath_filter::ledger::{Reason, Stat};
 use offpath_filter::pipeline::{Definition, Node, Pipeline};
@@ -19,6 +19,8 @@ use crate::fetch::{Sources, Space, unavailable};
 /// A logger's configuration, which is one for all workers.
 pub(crate) struct Configuration {
     definition: Definition,
+    first: Sources,
+    rest: Sources,
     exporter: Arc<Exporter>,
 }
 
@@ -35,7 +37,10 @@ impl Configuration {
         let exporter = exporter.ok_or_else(|| {
             ConfigError::new("offpath has not begun as a bootstrap extension of this Envoy: `bootstrap_extensions` must have one of the same module, which sends what loggers write")
         })?;
-        Ok(Self { definition: Definition::new(config, &Node::default())?, exporter })
+        let definition = Definition::new(config, &Node::default())?;
+        let plan = definition.plan();
+        let (first, rest) = (Sources::of(plan.first())?, Sources::of(plan.rest())?);
+        Ok(Self { definition, first, rest, exporter })
     }
 
     fn pipeline(&self) -> Pipeline {
@@ -120,9 +125,6 @@ impl Worker {
 /// What Envoy calls on one thread.
 pub(crate) struct Logger {
     worker: Arc<Worker>,
-    plan: Arc<Plan>,
-    first: Sources,
-    rest: Sources,
     captured: Captured,
     space: Space,
 }
@@ -131,22 +133,15 @@ impl Logger {
     /// For the thread that it is made on.
     pub(crate) fn new(configuration: &Arc<Configuration>) -> Self {
         let worker = Arc::new(Worker::new(Arc::clone(configuration)));
-        let plan = Arc::clone(worker.lock().pipeline.plan());
         configuration.exporter.add(Arc::clone(&worker));
-        Self {
-            first: Sources::of(plan.first()),
-            rest: Sources::of(plan.rest()),
-            worker,
-            plan,
-            captured: Captured::default(),
-            space: Space::default(),
-        }
+        Self { worker, captured: Captured::default(), space: Space::default() }
     }
 
     /// A request has finished.
     pub(crate) fn log(&mut self, stream: &Stream<'_>) {
-        let exporter = &self.worker.configuration.exporter;
-        self.first.fetch(self.plan.first(), stream, &mut self.space, &mut self.captured);
+        let Configuration { definition, first, rest, exporter } = &*self.worker.configuration;
+        let plan = definition.plan();
+        first.fetch(plan.first(), stream, &mut self.space, &mut self.captured);
         let now = now_unix_nano();
         if cfg!(feature = "capture-only") {
             std::hint::black_box(now);
@@ -161,8 +156,8 @@ impl Logger {
         }
         let pipeline = &mut shared.pipeline;
         let kept = pipeline.judge(&self.captured, now);
-        if kept.is_some() && !self.plan.rest().is_empty() {
-            self.rest.fetch(self.plan.rest(), stream, &mut self.space, &mut self.captured);
+        if kept.is_some() && !plan.rest().is_empty() {
+            rest.fetch(plan.rest(), stream, &mut self.space, &mut self.captured);
         }
         let last_before = pipeline.last_sequence();
         self.captured = pipeline.observe(std::mem::take(&mut self.captured), kept, now);

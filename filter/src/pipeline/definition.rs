@@ -65,6 +65,11 @@ impl Definition {
         Ok(Self { plan: Arc::new(Plan::new(&config)), routes, node: node.clone(), max_record_bytes, config })
     }
 
+    /// What is asked of the host about each request.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// A pipeline without data. `random` names this instance and spreads its exports over the interval.
     pub fn pipeline(&self, random: [u8; 16], now_unix_nano: u64) -> Pipeline {
         Pipeline::of(self.clone(), random, now_unix_nano)

@@ -24,7 +24,7 @@ use crate::{
         envoy::{
             logger::Answers,
             report::{Measured, Report, Usage},
-            subject::{Reading, Subject},
+            subject::{PacedTurn, Reading, Subject},
             variant::{BASELINES, Variant},
         },
         traffic::{self, Load},
@@ -47,7 +47,7 @@ pub struct Options {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     idle_seconds: u64,
     /// How many rounds follow at half load, for latencies
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=1000))]
     latency_rounds: u32,
     /// How long their turns are; batches are sealed after a second
     #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(20..=60000))]
@@ -230,20 +230,21 @@ impl Bench<'_> {
             .collect()
     }
 
-    /// The rate; by round and variant: the durations of its requests, sorted, in microseconds.
-    async fn latencies(&mut self) -> anyhow::Result<(u32, Vec<Vec<Vec<f64>>>)> {
+    /// The rate; by round and variant: what was seen at it.
+    async fn latencies(&mut self) -> anyhow::Result<(u32, Vec<Vec<PacedTurn>>)> {
         let load = traffic::paced();
         let turn = Duration::from_millis(self.options.latency_turn_ms);
         let rate = if self.options.latency_rounds > 0 { self.half_load(&load, turn).await? } else { 0 };
         let mut rounds = Vec::new();
         for round in 0..self.options.latency_rounds {
             eprint!("\rround {} of {} at {rate}/s", round + 1, self.options.latency_rounds);
-            let mut of_round = vec![Vec::new(); self.subjects.len()];
+            let mut of_round = vec![PacedTurn::default(); self.subjects.len()];
             for index in traffic::order(self.subjects.len(), round.into()) {
                 if let (Some(subject), Some(place)) = (self.subjects.get_mut(index), of_round.get_mut(index))
                 {
                     // All variants get the same moments in a round.
-                    *place = subject.latencies_us(&load, rate, turn, round.into()).await?;
+                    let measured = subject.paced_turn(&load, rate, turn, round.into()).await;
+                    *place = measured.with_context(|| subject.variant.name.clone())?;
                 }
             }
             rounds.push(of_round);
@@ -252,14 +253,17 @@ impl Bench<'_> {
         Ok((rate, rounds))
     }
 
-    /// Requests per second at which the worker of an Envoy without a logger is busy half of the time. Those that come one by one
-    /// take more of it than those that come in bunches.
+    /// Requests per second at which an Envoy without a logger is busy half of the time. Those that come one by one take more of it
+    /// than those that come in bunches.
     async fn half_load(&mut self, load: &Paced, turn: Duration) -> anyhow::Result<u32> {
         let plain = self.subjects.first_mut().context("there are no variants")?;
-        let before = plain.read()?.used;
-        let requests = plain.latencies_us(load, CALIBRATION_RATE, turn, 0).await?.len();
-        let busy_ns = (plain.read()?.used - before).workers;
-        Ok(half_load(busy_ns as f64 / 1000.0 / requests.max(1) as f64))
+        // Twice, for the rate has a say in what a request takes.
+        let mut rate = CALIBRATION_RATE;
+        for _ in 0..2 {
+            let seen = plain.paced_turn(load, rate, turn, 0).await?;
+            rate = half_load(seen.used_us / seen.latencies_us.len().max(1) as f64);
+        }
+        Ok(rate)
     }
 }
 
@@ -269,8 +273,8 @@ const CALIBRATION_RATE: u32 = 2000;
 /// The load generator has the other processor; beyond this it might be what is measured.
 const MAX_LATENCY_RATE: f64 = 8000.0;
 
-fn half_load(worker_us_per_request: f64) -> u32 {
-    let rate = (0.5e6 / worker_us_per_request.max(1.0)).min(MAX_LATENCY_RATE);
+fn half_load(us_per_request: f64) -> u32 {
+    let rate = (0.5e6 / us_per_request.max(1.0)).min(MAX_LATENCY_RATE);
     (rate / 100.0) as u32 * 100
 }
 

@@ -58,22 +58,23 @@ pub struct Ratio {
 const RESAMPLES: usize = 1000;
 
 impl Ratio {
-    /// Of the medians of pairs' first and second values. Its bounds are a bootstrap's: what comes out when as many pairs are drawn from
-    /// these, again and again. `None` of nothing.
+    /// Of the medians of pairs' first and second values. Its bounds are a bootstrap's, which takes pairs to be independent: what comes
+    /// out when as many are drawn from these, again and again. `None` of nothing, and of a second median that may as well be zero.
     #[must_use]
     pub fn of_medians(pairs: &[(f64, f64)]) -> Option<Self> {
         let ratio = |pairs: &[(f64, f64)]| {
             let (first, second): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-            Some(Summary::of(first)?.median / Summary::of(second)?.median)
+            let second = Summary::of(second)?.median;
+            (second > 0.0).then_some(Summary::of(first)?.median / second)
         };
         // The same in each run over the same figures.
         let mut chance = fastrand::Rng::with_seed(0);
-        let mut ratios: Vec<f64> = (0..RESAMPLES)
-            .filter_map(|_| {
+        let mut ratios = (0..RESAMPLES)
+            .map(|_| {
                 let drawn: Vec<_> = pairs.iter().filter_map(|_| chance.choice(pairs).copied()).collect();
                 ratio(&drawn)
             })
-            .collect();
+            .collect::<Option<Vec<f64>>>()?;
         ratios.sort_by(f64::total_cmp);
         Some(Self { value: ratio(pairs)?, low: quantile(&ratios, 0.05)?, high: quantile(&ratios, 0.95)? })
     }
@@ -115,6 +116,8 @@ mod tests {
         assert_eq!(ratio.value, 1.0);
         assert!(ratio.low < 0.8 && 1.2 < ratio.high, "{ratio:?}");
         assert_eq!(Ratio::of_medians(&[]), None);
+        let around_zero: Vec<(f64, f64)> = (-4..5).map(|round| (1.0, f64::from(round) + 0.5)).collect();
+        assert_eq!(Ratio::of_medians(&around_zero), None);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use anyhow::{Context as _, anyhow, bail};
 /// How late the kernel may wake a thread, so that it can wake several at once; the default is 50 µs.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
+/// From connecting to the first request that may be due: until then the other side has accepted all connections.
+const BEFORE_THE_FIRST: Duration = Duration::from_millis(100);
+
 /// How long one answer may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -82,7 +85,7 @@ impl Paced {
         stream.set_read_timeout(Some(DEADLINE)).context("cannot set a deadline")?;
         let mut latencies_us = Vec::new();
         let mut answer = Vec::new();
-        let begin = Instant::now();
+        let begin = Instant::now() + BEFORE_THE_FIRST;
         let mut due = begin + pause(mean_pause, &mut chance);
         while due < begin + duration {
             thread::sleep(due.saturating_duration_since(Instant::now()));

@@ -80,6 +80,12 @@ async fn an_envoy_whose_calls_wait_for_a_connection_when_it_is_stopped_ends_as_i
     *bootstrap.at(&format!("{bounds}/max_connections")).unwrap() = json!(1);
     let mut proxy = Proxy::start(ENVOY_1_40, bootstrap, receiver.address()).await;
     send(&proxy).await;
+    wait::until("a call waits for a connection", async || {
+        let waiting = proxy.stats(r"^cluster\.offpath_collector\.upstream_rq_pending_active$").await?;
+        Ok(waiting.values().any(|&waiting| waiting > 0).then_some(()))
+    })
+    .await
+    .unwrap();
     // Fails when Envoy does.
     proxy.stop_in_place().await.unwrap();
     let log = proxy.log().unwrap();

@@ -29,7 +29,7 @@ pub(super) enum Logger {
     AccessLogService,
     /// A module that does nothing.
     Empty(Mode),
-    /// A module that does what offpath does to capture, and drops it.
+    /// A module that does what offpath does to capture each request, and drops it.
     Capture(Mode, Kept),
     /// offpath.
     Offpath(Mode, Kept),
@@ -141,7 +141,7 @@ fn attributes(answers: Answers<'_>) -> Vec<(String, &'static str)> {
 
 const BODY: &str = "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %DURATION%ms";
 
-/// The shipped configuration with `logger` in it, whose receiver is at `sink`; calls go uncompressed.
+/// The shipped configuration with `logger` in it, whose receiver is at `sink`; calls go uncompressed, but for [`Logger::Compressed`].
 ///
 /// # Errors
 /// When the shipped files are not as expected, or the plugin would not take its configuration.

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::{
     Options,
+    logger::Logger,
+    subject::PacedTurn,
     variant::{BASELINES, REFERENCE, Variant},
 };
 use crate::{
@@ -64,8 +66,8 @@ pub(super) struct Measured {
     pub(super) whole: Vec<Usage>,
     /// Requests per second.
     pub(super) latency_rate: u32,
-    /// By round and variant: sorted.
-    pub(super) latencies: Vec<Vec<Vec<f64>>>,
+    /// By round and variant.
+    pub(super) latencies: Vec<Vec<PacedTurn>>,
     pub(super) resident_bytes: Vec<u64>,
     pub(super) arrived: Vec<Arrived>,
 }
@@ -92,10 +94,16 @@ pub(super) struct Row {
     pub(super) whole_us: f64,
     /// To Envoy's OTLP logger over gRPC.
     pub(super) ratio: Option<Ratio>,
-    /// offpath's, to the module that makes the same host calls and drops what they return.
+    /// offpath's, to what captures as it does and drops it.
     pub(super) to_capture: Option<Ratio>,
     pub(super) p50_added_us: Option<Summary>,
     pub(super) p99_added_us: Option<Summary>,
+    /// Less Envoy's OTLP logger's over gRPC.
+    pub(super) p99_over_reference_us: Option<Summary>,
+    /// Of one processor, in the turns for latencies.
+    pub(super) busy: Option<Summary>,
+    /// As `delta_us`, of requests at random moments.
+    pub(super) paced_delta_us: Option<Summary>,
     pub(super) resident_added_mib: f64,
     pub(super) records: u64,
     pub(super) calls: u64,
@@ -141,10 +149,10 @@ impl Report {
             rows.push(Row::new(measured, index).context("nothing was measured")?);
         }
         let total = |usage: &Usage| Some(usage.total());
-        let at = |part: f64| move |sorted: &Vec<f64>| quantile(sorted, part);
+        let at = |part: f64| move |turn: &PacedTurn| quantile(&turn.latencies_us, part);
         let without_logger = |part: f64| {
             let rounds = measured.latencies.iter();
-            Summary::of(rounds.filter_map(|round| quantile(round.first()?, part)))
+            Summary::of(rounds.filter_map(|round| quantile(&round.first()?.latencies_us, part)))
         };
         Ok(Self {
             rounds: options.load.rounds,
@@ -182,16 +190,14 @@ impl Report {
             self.rows.iter().map(Row::cost_cells),
         );
         let rest = table::render(
-            &["variant", "p50 +µs", "p99 +µs", "RSS +MiB", "records", "calls", "bytes/record", "gzip"],
+            &["variant", "RSS +MiB", "records", "calls", "bytes/record", "gzip"],
             self.rows.iter().map(Row::other_cells),
         );
-        let latency =
-            |summary: &Option<Summary>| summary.map_or_else(|| "-".to_owned(), |summary| in_whole(&summary));
         format!(
             "{} rounds of {} requests at {}/s, answered by {}. Without a logger Envoy takes {:.1} µs per request; the difference \
-             between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nLatencies at {}/s: without a logger p50 is {} µs, \
-             p99 {} µs, and between two Envoys without a logger they differ by {} and {} µs. Envoy without a logger occupies {:.0} MiB; the wasm module has {} \
-             bytes. Calls go uncompressed; gzip is what they would be at level 1.\n\n{rest}",
+             between two Envoys without a logger is {:.2} µs ({:.2} to {:.2}).\n\n{cost}\nEnvoy without a logger occupies {:.0} \
+             MiB; the wasm module has {} bytes. Calls go uncompressed, but for those named so; gzip is what others would be at level \
+             1.\n\n{rest}{}",
             self.rounds,
             self.requests_per_turn,
             self.requests_per_second,
@@ -200,14 +206,27 @@ impl Report {
             self.noise_us.median,
             self.noise_us.first_quartile,
             self.noise_us.third_quartile,
-            self.latency_requests_per_second,
-            latency(&self.p50_us),
-            latency(&self.p99_us),
-            latency(&self.p50_noise_us),
-            latency(&self.p99_noise_us),
             self.baseline_resident_mib,
             self.module_bytes,
+            self.latencies().unwrap_or_default(),
         )
+    }
+
+    /// `None` when they were not measured.
+    fn latencies(&self) -> Option<String> {
+        let table = table::render(
+            &["variant", "p50 +µs", "p99 +µs", "p99 − OTLP gRPC's", "busy", "Δ µs"],
+            self.rows.iter().map(Row::latency_cells),
+        );
+        Some(format!(
+            "\nLatencies at {}/s, at which an Envoy without a logger is busy half of the time: its p50 is {} µs, its p99 {} µs, and \
+             between two of them they differ by {} and {} µs.\n\n{table}",
+            self.latency_requests_per_second,
+            in_whole(&self.p50_us?),
+            in_whole(&self.p99_us?),
+            in_whole(&self.p50_noise_us?),
+            in_whole(&self.p99_noise_us?),
+        ))
     }
 }
 
@@ -218,17 +237,22 @@ impl Row {
             let rounds = measured.rounds.iter();
             Summary::of(rounds.filter_map(|round| over_baseline(round, index, |usage| Some(part(usage)))))
         };
-        let latency =
-            |part: f64| {
-                let rounds = measured.latencies.iter();
-                Summary::of(rounds.filter_map(|round| {
-                    over_baseline(round, index, |sorted: &Vec<f64>| quantile(sorted, part))
-                }))
-            };
+        let latency = |part: f64| {
+            let rounds = measured.latencies.iter();
+            Summary::of(rounds.filter_map(|round| {
+                over_baseline(round, index, |turn: &PacedTurn| quantile(&turn.latencies_us, part))
+            }))
+        };
+        let reference = measured.variants.iter().position(|variant| variant.name == REFERENCE);
+        let paced = |value: fn(&[PacedTurn], usize, Option<usize>) -> Option<f64>| {
+            let rounds = measured.latencies.iter();
+            Summary::of(rounds.filter_map(|round| value(round, index, reference)))
+        };
         let arrived = measured.arrived.get(index)?;
         let resident = |bytes: &u64| Some(mebibytes(*bytes));
         let (record_bytes, record_gzip_bytes) = bytes_per_record(arrived).unzip();
-        let variant = &measured.variants.get(index)?.name;
+        let Variant { name: variant, logger } = measured.variants.get(index)?;
+        let is_compressed = matches!(logger, Logger::Compressed(_));
         Some(Self {
             variant: variant.clone(),
             delta_us: cost(|usage| usage.total())?,
@@ -242,11 +266,19 @@ impl Row {
                 .and_then(|(load, what)| measured.ratio(index, &format!("{load}: capture only {what}"))),
             p50_added_us: latency(0.5),
             p99_added_us: latency(0.99),
+            p99_over_reference_us: paced(|round, index, reference| {
+                let p99 = |index: usize| quantile(&round.get(index)?.latencies_us, 0.99);
+                Some(p99(index)? - p99(reference?)?)
+            }),
+            busy: paced(|round, index, _| Some(round.get(index)?.busy())),
+            paced_delta_us: paced(|round, index, _| {
+                over_baseline(round, index, |turn: &PacedTurn| Some(turn.us_per_request()))
+            }),
             resident_added_mib: over_baseline(&measured.resident_bytes, index, resident)?,
             records: arrived.records,
             calls: arrived.calls,
             record_bytes,
-            record_gzip_bytes,
+            record_gzip_bytes: record_gzip_bytes.filter(|_| !is_compressed),
         })
     }
 
@@ -272,18 +304,39 @@ impl Row {
 
     fn other_cells(&self) -> Vec<String> {
         let whole = |value: f64| format!("{value:.0}");
-        let latency = |summary: Option<Summary>| summary.map(|added| in_whole(&added)).unwrap_or_default();
         let count = |count: u64| if count == 0 { String::new() } else { count.to_string() };
         vec![
             self.variant.clone(),
-            latency(self.p50_added_us),
-            latency(self.p99_added_us),
             table::number(self.resident_added_mib),
             count(self.records),
             count(self.calls),
             self.record_bytes.map(whole).unwrap_or_default(),
             self.record_gzip_bytes.map(whole).unwrap_or_default(),
         ]
+    }
+
+    fn latency_cells(&self) -> Vec<String> {
+        let latency =
+            |summary: Option<Summary>| summary.map(|summary| in_whole(&summary)).unwrap_or_default();
+        let busy = self.busy.map(|busy| format!("{:.0} %", busy.median * 100.0)).unwrap_or_default();
+        vec![
+            self.variant.clone(),
+            latency(self.p50_added_us),
+            latency(self.p99_added_us),
+            latency(self.p99_over_reference_us),
+            busy,
+            latency(self.paced_delta_us),
+        ]
+    }
+}
+
+impl PacedTurn {
+    fn busy(&self) -> f64 {
+        self.used_us / self.lasted_us
+    }
+
+    fn us_per_request(&self) -> f64 {
+        self.used_us / self.latencies_us.len().max(1) as f64
     }
 }
 

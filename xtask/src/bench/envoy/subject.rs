@@ -33,6 +33,16 @@ pub(super) struct Subject {
     _folder: TempDir,
 }
 
+/// What a turn of requests at random moments has shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PacedTurn {
+    /// How long each request took; sorted.
+    pub(super) latencies_us: Vec<f64>,
+    /// Processor time of all of Envoy's threads.
+    pub(super) used_us: f64,
+    pub(super) lasted_us: f64,
+}
+
 /// Processor time at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
@@ -67,20 +77,23 @@ impl Subject {
         Ok(())
     }
 
-    /// A turn of requests at random moments; how long they took, in microseconds, sorted.
-    pub(super) async fn latencies_us(
+    /// A turn of requests at random moments.
+    pub(super) async fn paced_turn(
         &mut self,
         load: &Paced,
         per_second: u32,
         duration: Duration,
         seed: u64,
-    ) -> anyhow::Result<Vec<f64>> {
+    ) -> anyhow::Result<PacedTurn> {
+        let before = self.read()?;
         let (load, address) = (load.clone(), self.envoy.address());
         let turn = tokio::task::spawn_blocking(move || load.turn(address, per_second, duration, seed));
         let latencies_us = turn.await.context("the load generator was aborted")??;
+        let after = self.read()?;
         self.requests += latencies_us.len() as u64;
         self.sink.read();
-        Ok(latencies_us)
+        let used_us = (after.used - before.used).total() as f64 / 1000.0;
+        Ok(PacedTurn { latencies_us, used_us, lasted_us: (after.at - before.at).as_secs_f64() * 1e6 })
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Reading> {
@@ -136,10 +149,12 @@ impl Subject {
         ensure!(failed == 0, "{name}: {failed} host calls failed");
         let Some(kept) = self.variant.logger.kept() else { return Ok(()) };
         // The last few records may be sent after the histograms of the same requests.
-        let accounting = wait::until("nothing is pending", async || {
-            Ok(Some(self.envoy.accounting().await?).filter(|accounting| accounting.pending == 0))
+        let mut accounting = self.envoy.accounting().await?;
+        let drained = wait::until("nothing is pending", async || {
+            accounting = self.envoy.accounting().await?;
+            Ok((accounting.pending == 0).then_some(()))
         });
-        let accounting = accounting.await.with_context(|| name.clone())?;
+        drained.await.with_context(|| format!("{name}: the plugin says {accounting:?}"))?;
         let captured = if kept == Kept::Metrics { 0 } else { self.requests };
         ensure!(
             accounting.captured == captured
