@@ -18,7 +18,7 @@ use anyhow::{Context as _, anyhow, bail};
 /// How late the kernel may wake a thread, so that it can wake several at once; the default is 50 µs.
 const TIMER_SLACK_NS: NonZeroU64 = NonZeroU64::MIN;
 
-/// From connecting to the first request that may be due: until then the other side has accepted all connections.
+/// From the beginning to the first request that may be due: until then the other side has accepted all connections.
 const BEFORE_THE_FIRST: Duration = Duration::from_millis(100);
 
 /// How long one answer may take.
@@ -26,6 +26,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// More headers than any answer here has.
 const MAX_HEADERS: usize = 64;
+
+/// A request that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// When it was due, since the turn began.
+    pub due: Duration,
+    /// How long it took from then on.
+    pub took: Duration,
+}
 
 /// What requests look like, and over how many connections they are sent.
 #[derive(Clone, Debug)]
@@ -43,7 +52,7 @@ impl Paced {
         Self { requests: targets.iter().map(request).collect(), connections }
     }
 
-    /// Sends for so long, `per_second` on the average; blocks. How long each took, in microseconds, sorted. `seed` chooses the moments.
+    /// Sends for so long, `per_second` on the average; blocks. All that were sent, in no order. `seed` chooses the moments.
     ///
     /// # Errors
     /// When a request has no whole answer.
@@ -53,20 +62,20 @@ impl Paced {
         per_second: u32,
         duration: Duration,
         seed: u64,
-    ) -> anyhow::Result<Vec<f64>> {
+    ) -> anyhow::Result<Vec<Answered>> {
+        let begin = Instant::now() + BEFORE_THE_FIRST;
         let mean_pause = Duration::from_secs(1) * self.connections / per_second.max(1);
         let mut seeds = fastrand::Rng::with_seed(seed);
         thread::scope(|scope| {
-            let clients: Vec<ScopedJoinHandle<'_, anyhow::Result<Vec<f64>>>> = (0..self.connections)
+            let clients: Vec<ScopedJoinHandle<'_, anyhow::Result<Vec<Answered>>>> = (0..self.connections)
                 .map(|_| seeds.fork())
-                .map(|chance| scope.spawn(move || self.client(address, mean_pause, duration, chance)))
+                .map(|chance| scope.spawn(move || self.client(address, mean_pause, begin, duration, chance)))
                 .collect();
-            let mut latencies_us = Vec::new();
+            let mut answered = Vec::new();
             for client in clients {
-                latencies_us.extend(client.join().map_err(|_| anyhow!("a client has panicked"))??);
+                answered.extend(client.join().map_err(|_| anyhow!("a client has panicked"))??);
             }
-            latencies_us.sort_by(f64::total_cmp);
-            Ok(latencies_us)
+            Ok(answered)
         })
     }
 
@@ -74,28 +83,28 @@ impl Paced {
         &self,
         address: SocketAddr,
         mean_pause: Duration,
+        begin: Instant,
         duration: Duration,
         mut chance: fastrand::Rng,
-    ) -> anyhow::Result<Vec<f64>> {
+    ) -> anyhow::Result<Vec<Answered>> {
         rustix::thread::set_current_timer_slack(Some(TIMER_SLACK_NS))
             .context("cannot set the timer's slack")?;
         let mut stream =
             TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
         stream.set_read_timeout(Some(DEADLINE)).context("cannot set a deadline")?;
-        let mut latencies_us = Vec::new();
+        let mut answered = Vec::new();
         let mut answer = Vec::new();
-        let begin = Instant::now() + BEFORE_THE_FIRST;
         let mut due = begin + pause(mean_pause, &mut chance);
         while due < begin + duration {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let request = chance.choice(&self.requests).context("there are no targets")?;
             stream.write_all(request).context("cannot send")?;
             read_answer(&mut stream, &mut answer)?;
-            latencies_us.push(due.elapsed().as_secs_f64() * 1e6);
+            answered.push(Answered { due: due - begin, took: due.elapsed() });
             due += pause(mean_pause, &mut chance);
         }
-        Ok(latencies_us)
+        Ok(answered)
     }
 }
 
@@ -166,10 +175,13 @@ mod tests {
             });
         });
         let paced = Paced::new("shop.example", &["/".to_owned()], &["accept: */*"], 4);
-        let latencies = paced.turn(address, 4000, Duration::from_millis(250), 7).unwrap();
+        let answered = paced.turn(address, 4000, Duration::from_millis(250), 7).unwrap();
         server.join().unwrap();
         // A thousand by chance: 200 are more than six standard deviations.
-        assert!((800..1200).contains(&latencies.len()), "{}", latencies.len());
-        assert!(latencies.is_sorted() && latencies.iter().all(|&micros| micros > 0.0));
+        assert!((800..1200).contains(&answered.len()), "{}", answered.len());
+        let (due, took): (Vec<_>, Vec<_>) =
+            answered.iter().map(|request| (request.due, request.took)).unzip();
+        assert!(due.iter().all(|due| *due < Duration::from_millis(250)));
+        assert!(took.iter().all(|took| !took.is_zero()));
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     bench::{
-        statistics::{Ratio, Summary, quantile},
+        statistics::{Ratio, Summary},
         table,
     },
     harness::{cpu::ThreadTimes, sink::Arrived},
@@ -149,10 +149,10 @@ impl Report {
             rows.push(Row::new(measured, index).context("nothing was measured")?);
         }
         let total = |usage: &Usage| Some(usage.total());
-        let at = |part: f64| move |turn: &PacedTurn| quantile(&turn.latencies_us, part);
+        let at = |part: f64| move |turn: &PacedTurn| turn.quantile_us(part);
         let without_logger = |part: f64| {
             let rounds = measured.latencies.iter();
-            Summary::of(rounds.filter_map(|round| quantile(&round.first()?.latencies_us, part)))
+            Summary::of(rounds.filter_map(|round| round.first()?.quantile_us(part)))
         };
         Ok(Self {
             rounds: options.load.rounds,
@@ -220,7 +220,8 @@ impl Report {
         );
         Some(format!(
             "\nLatencies at {}/s, at which an Envoy without a logger is busy half of the time: its p50 is {} µs, its p99 {} µs, and \
-             between two of them they differ by {} and {} µs.\n\n{table}",
+             between two of them they differ by {} and {} µs. Each turn's is the one in the middle of those of its tenths of a \
+             second.\n\n{table}",
             self.latency_requests_per_second,
             in_whole(&self.p50_us?),
             in_whole(&self.p99_us?),
@@ -237,12 +238,13 @@ impl Row {
             let rounds = measured.rounds.iter();
             Summary::of(rounds.filter_map(|round| over_baseline(round, index, |usage| Some(part(usage)))))
         };
-        let latency = |part: f64| {
-            let rounds = measured.latencies.iter();
-            Summary::of(rounds.filter_map(|round| {
-                over_baseline(round, index, |turn: &PacedTurn| quantile(&turn.latencies_us, part))
-            }))
-        };
+        let latency =
+            |part: f64| {
+                let rounds = measured.latencies.iter();
+                Summary::of(rounds.filter_map(|round| {
+                    over_baseline(round, index, |turn: &PacedTurn| turn.quantile_us(part))
+                }))
+            };
         let reference = measured.variants.iter().position(|variant| variant.name == REFERENCE);
         let paced = |value: fn(&[PacedTurn], usize, Option<usize>) -> Option<f64>| {
             let rounds = measured.latencies.iter();
@@ -267,7 +269,7 @@ impl Row {
             p50_added_us: latency(0.5),
             p99_added_us: latency(0.99),
             p99_over_reference_us: paced(|round, index, reference| {
-                let p99 = |index: usize| quantile(&round.get(index)?.latencies_us, 0.99);
+                let p99 = |index: usize| round.get(index)?.quantile_us(0.99);
                 Some(p99(index)? - p99(reference?)?)
             }),
             busy: paced(|round, index, _| Some(round.get(index)?.busy())),
@@ -336,7 +338,7 @@ impl PacedTurn {
     }
 
     fn us_per_request(&self) -> f64 {
-        self.used_us / self.latencies_us.len().max(1) as f64
+        self.used_us / self.requests().max(1) as f64
     }
 }
 

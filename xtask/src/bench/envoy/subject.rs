@@ -1,6 +1,6 @@
 //! One Envoy that is measured, with its own receiver: what it was sent, what it has used, and whether its records arrived.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use tempfile::TempDir;
@@ -11,12 +11,13 @@ use super::{
     variant::Variant,
 };
 use crate::{
+    bench::statistics::{Summary, quantile},
     fetch::{self, ENVOY_1_40},
     harness::{
         cpu::{Split, ThreadTimes},
         envoy::{Envoy, Launch},
         h2load::H2load,
-        paced::Paced,
+        paced::{Answered, Paced},
         sink::{Arrived, Sink},
         wait,
     },
@@ -36,11 +37,37 @@ pub(super) struct Subject {
 /// What a turn of requests at random moments has shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PacedTurn {
-    /// How long each request took; sorted.
-    pub(super) latencies_us: Vec<f64>,
+    /// How long requests took, in microseconds: by the [`SLICE`] in which they were due, each sorted.
+    slices: Vec<Vec<f64>>,
     /// Processor time of all of Envoy's threads.
     pub(super) used_us: f64,
     pub(super) lasted_us: f64,
+}
+
+impl PacedTurn {
+    /// How many requests there were.
+    pub(super) fn requests(&self) -> usize {
+        self.slices.iter().map(Vec::len).sum()
+    }
+
+    /// Of each slice's quantiles the one in the middle, in microseconds.
+    pub(super) fn quantile_us(&self, part: f64) -> Option<f64> {
+        Some(Summary::of(self.slices.iter().filter_map(|slice| quantile(slice, part)))?.median)
+    }
+}
+
+/// A machine that is shared stands still for milliseconds several times a second, and a hundredth of all requests are then those that
+/// this has hit, whatever they came through. Of most slices none are.
+const SLICE: Duration = Duration::from_millis(100);
+
+fn slices(answered: &[Answered]) -> Vec<Vec<f64>> {
+    let mut slices: BTreeMap<u128, Vec<f64>> = BTreeMap::new();
+    for Answered { due, took } in answered {
+        slices.entry(due.as_nanos() / SLICE.as_nanos()).or_default().push(took.as_secs_f64() * 1e6);
+    }
+    let mut slices: Vec<Vec<f64>> = slices.into_values().collect();
+    slices.iter_mut().for_each(|slice| slice.sort_by(f64::total_cmp));
+    slices
 }
 
 /// Processor time at one moment.
@@ -88,12 +115,13 @@ impl Subject {
         let before = self.read()?;
         let (load, address) = (load.clone(), self.envoy.address());
         let turn = tokio::task::spawn_blocking(move || load.turn(address, per_second, duration, seed));
-        let latencies_us = turn.await.context("the load generator was aborted")??;
+        let answered = turn.await.context("the load generator was aborted")??;
         let after = self.read()?;
-        self.requests += latencies_us.len() as u64;
+        self.requests += answered.len() as u64;
         self.sink.read();
         let used_us = (after.used - before.used).total() as f64 / 1000.0;
-        Ok(PacedTurn { latencies_us, used_us, lasted_us: (after.at - before.at).as_secs_f64() * 1e6 })
+        let lasted_us = (after.at - before.at).as_secs_f64() * 1e6;
+        Ok(PacedTurn { slices: slices(&answered), used_us, lasted_us })
     }
 
     pub(super) fn read(&self) -> anyhow::Result<Reading> {
@@ -175,5 +203,24 @@ impl Subject {
 
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.envoy.stop().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_in_which_the_machine_stood_still_moves_no_quantile() {
+        let answered: Vec<Answered> = (0..3000_u32)
+            .map(|number| {
+                let stood_still = (1000..2000).contains(&number);
+                let took = Duration::from_micros(if stood_still { 9000 } else { u64::from(number % 100) });
+                Answered { due: Duration::from_micros(100) * number, took }
+            })
+            .collect();
+        let turn = PacedTurn { slices: slices(&answered), ..PacedTurn::default() };
+        assert_eq!((turn.slices.len(), turn.requests()), (3, 3000));
+        assert_eq!(turn.quantile_us(1.0), Some(99.0));
     }
 }
