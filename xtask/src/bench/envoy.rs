@@ -261,7 +261,7 @@ impl Bench<'_> {
         let mut rate = CALIBRATION_RATE;
         for _ in 0..2 {
             let seen = plain.paced_turn(load, rate, turn, 0).await?;
-            rate = half_load(seen.used_us / seen.requests().max(1) as f64);
+            rate = half_load(seen.us_per_request());
         }
         Ok(rate)
     }

@@ -332,16 +332,6 @@ impl Row {
     }
 }
 
-impl PacedTurn {
-    fn busy(&self) -> f64 {
-        self.used_us / self.lasted_us
-    }
-
-    fn us_per_request(&self) -> f64 {
-        self.used_us / self.requests().max(1) as f64
-    }
-}
-
 /// The median, and the middle half.
 fn in_whole(Summary { first_quartile, median, third_quartile }: &Summary) -> String {
     format!("{median:.0} ({first_quartile:.0} to {third_quartile:.0})")

@@ -40,17 +40,27 @@ pub(super) struct PacedTurn {
     /// How long requests took, in microseconds: by the [`SLICE`] in which they were due, each sorted.
     slices: Vec<Vec<f64>>,
     /// Processor time of all of Envoy's threads.
-    pub(super) used_us: f64,
-    pub(super) lasted_us: f64,
+    used_us: f64,
+    lasted_us: f64,
 }
 
 impl PacedTurn {
     /// How many requests there were.
-    pub(super) fn requests(&self) -> usize {
+    fn requests(&self) -> usize {
         self.slices.iter().map(Vec::len).sum()
     }
 
-    /// Of each slice's quantiles the one in the middle, in microseconds.
+    /// Of one processor's time, the share that Envoy took.
+    pub(super) fn busy(&self) -> f64 {
+        self.used_us / self.lasted_us
+    }
+
+    /// Processor time of a request, in microseconds.
+    pub(super) fn us_per_request(&self) -> f64 {
+        self.used_us / self.requests().max(1) as f64
+    }
+
+    /// Of each slice's quantiles the one in the middle, in microseconds. What happens in fewer than half of the slices is not seen in it.
     pub(super) fn quantile_us(&self, part: f64) -> Option<f64> {
         Some(Summary::of(self.slices.iter().filter_map(|slice| quantile(slice, part)))?.median)
     }
