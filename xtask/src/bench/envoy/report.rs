@@ -238,18 +238,12 @@ impl Row {
             let rounds = measured.rounds.iter();
             Summary::of(rounds.filter_map(|round| over_baseline(round, index, |usage| Some(part(usage)))))
         };
-        let latency =
-            |part: f64| {
-                let rounds = measured.latencies.iter();
-                Summary::of(rounds.filter_map(|round| {
-                    over_baseline(round, index, |turn: &PacedTurn| turn.quantile_us(part))
-                }))
-            };
-        let reference = measured.variants.iter().position(|variant| variant.name == REFERENCE);
-        let paced = |value: fn(&[PacedTurn], usize, Option<usize>) -> Option<f64>| {
-            let rounds = measured.latencies.iter();
-            Summary::of(rounds.filter_map(|round| value(round, index, reference)))
+        let paced = |value: &dyn Fn(&[PacedTurn]) -> Option<f64>| {
+            Summary::of(measured.latencies.iter().filter_map(|round| value(round)))
         };
+        let paced_over =
+            |value: &dyn Fn(&PacedTurn) -> Option<f64>| paced(&|round| over_baseline(round, index, value));
+        let reference = measured.variants.iter().position(|variant| variant.name == REFERENCE);
         let arrived = measured.arrived.get(index)?;
         let resident = |bytes: &u64| Some(mebibytes(*bytes));
         let (record_bytes, record_gzip_bytes) = bytes_per_record(arrived).unzip();
@@ -266,16 +260,14 @@ impl Row {
             to_capture: variant
                 .split_once(": offpath ")
                 .and_then(|(load, what)| measured.ratio(index, &format!("{load}: capture only {what}"))),
-            p50_added_us: latency(0.5),
-            p99_added_us: latency(0.99),
-            p99_over_reference_us: paced(|round, index, reference| {
+            p50_added_us: paced_over(&|turn| turn.quantile_us(0.5)),
+            p99_added_us: paced_over(&|turn| turn.quantile_us(0.99)),
+            p99_over_reference_us: paced(&|round| {
                 let p99 = |index: usize| round.get(index)?.quantile_us(0.99);
                 Some(p99(index)? - p99(reference?)?)
             }),
-            busy: paced(|round, index, _| Some(round.get(index)?.busy())),
-            paced_delta_us: paced(|round, index, _| {
-                over_baseline(round, index, |turn: &PacedTurn| Some(turn.us_per_request()))
-            }),
+            busy: paced(&|round| Some(round.get(index)?.busy())),
+            paced_delta_us: paced_over(&|turn| Some(turn.us_per_request())),
             resident_added_mib: over_baseline(&measured.resident_bytes, index, resident)?,
             records: arrived.records,
             calls: arrived.calls,

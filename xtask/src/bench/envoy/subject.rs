@@ -130,7 +130,7 @@ impl Subject {
         self.requests += answered.len() as u64;
         self.sink.read();
         let used_us = (after.used - before.used).total() as f64 / 1000.0;
-        let lasted_us = (after.at - before.at).as_secs_f64() * 1e6;
+        let lasted_us = duration.as_secs_f64() * 1e6;
         Ok(PacedTurn { slices: slices(&answered), used_us, lasted_us })
     }
 
